@@ -1,0 +1,126 @@
+"""What the graphs take and give: one table, read by export, runtimes, tests and the README.
+
+A row stands for one tensor, or for one tensor a layer where its name holds ``{i}``. Names are those that optimum,
+onnxruntime-genai and transformers.js use. A dimension is a symbol (resolved at run time), or the name of a field of
+the model's config, or an integer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+Graph: TypeAlias = Literal["prefill", "decode", "model"]
+Direction: TypeAlias = Literal["input", "output"]
+
+GRAPHS: tuple[Graph, ...] = ("prefill", "decode", "model")
+
+#: Files of the graphs inside a bundle, and the one file of their weights.
+GRAPH_FILES: dict[Graph, str] = {
+    "prefill": "onnx/prefill.onnx",
+    "decode": "onnx/decode.onnx",
+    "model": "onnx/model.onnx",
+}
+WEIGHTS_FILE = "onnx/model.onnx_data"
+
+#: Dimensions that are known only at run time. ``batch_size`` is spelled so because transformers.js asks for it.
+SYMBOLS = ("batch_size", "sequence_length", "past_sequence_length", "total_sequence_length")
+
+
+class HasSizes(Protocol):
+    """The part of a config that resolves the table's dimensions."""
+
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: ``dtype`` is ONNX's name in lower case (``int64``, ``float32``), dims as in the table."""
+
+    name: str
+    dtype: str
+    dims: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} [{', '.join(map(str, self.dims))}] {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. ``dtype`` may be ``compute`` or ``cache``: the recipe's precision decides."""
+
+    direction: Direction
+    name: str
+    dtype: str
+    dims: tuple[str | int, ...]
+    graphs: tuple[Graph, ...]
+    note: str
+
+
+TABLE: tuple[Row, ...] = (
+    Row("input", "input_ids", "int64", ("batch_size", "sequence_length"), GRAPHS,
+        "new tokens; decode takes 1 a row, or a few to verify a draft"),
+    Row("input", "attention_mask", "int64", ("batch_size", "total_sequence_length"), GRAPHS,
+        "1 for a token, 0 for padding, over past and new tokens"),
+    Row("input", "past_key_values.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "past_sequence_length", "head_dim"), GRAPHS,
+        "may be the same buffer as present, of the full context"),
+    Row("input", "past_key_values.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "past_sequence_length", "head_dim"), GRAPHS, "likewise"),
+    Row("output", "logits", "compute", ("batch_size", 1, "vocab_size"), ("prefill",),
+        "of each row's last token alone"),
+    Row("output", "logits", "compute", ("batch_size", "sequence_length", "vocab_size"), ("decode", "model"),
+        "of all new tokens"),
+    Row("output", "present.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "total_sequence_length", "head_dim"), GRAPHS,
+        "past and new keys, rotated"),
+    Row("output", "present.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "total_sequence_length", "head_dim"), GRAPHS, "past and new values"),
+)  # fmt: skip
+
+
+def rows(graph: Graph, direction: Direction) -> Iterator[Row]:
+    """The rows of one graph, inputs or outputs, in the graph's order."""
+    return (row for row in TABLE if graph in row.graphs and row.direction == direction)
+
+
+def tensors(
+    graph: Graph, direction: Direction, config: HasSizes, *, compute: str = "float32", cache: str = "float32"
+) -> tuple[TensorSpec, ...]:
+    """The table's rows of one graph for one model: layers unrolled, sizes filled in, dtypes resolved.
+
+    A row with ``{i}`` is repeated with its neighbours, layer by layer: ``key`` and ``value`` of layer 0, then of 1.
+    """
+    dtypes = {"compute": compute, "cache": cache}
+
+    def spec(row: Row, layer: int) -> TensorSpec:
+        dims = tuple(d if isinstance(d, int) or d in SYMBOLS else int(getattr(config, d)) for d in row.dims)
+        return TensorSpec(row.name.format(i=layer), dtypes.get(row.dtype, row.dtype), dims)
+
+    chosen = list(rows(graph, direction))
+    once = [spec(row, 0) for row in chosen if "{i}" not in row.name]
+    layered = [row for row in chosen if "{i}" in row.name]
+    return (*once, *(spec(row, i) for i in range(config.num_hidden_layers) for row in layered))
+
+
+def markdown() -> str:
+    """The table as the README prints it."""
+    lines = ["| | `prefill.onnx` | `decode.onnx`, `model.onnx` | |", "|---|---|---|---|"]
+    seen: dict[str, dict[str, Row]] = {}
+    for row in TABLE:
+        for graph in row.graphs:
+            seen.setdefault(row.name, {})[graph] = row
+    for name, by_graph in seen.items():
+        first, last = by_graph["prefill"], by_graph["decode"]
+        cells = [f"`[{', '.join(map(str, row.dims))}]` {row.dtype}" for row in (first, last)]
+        note = first.note if first is last else f"{first.note} / {last.note}"
+        lines.append(f"| `{name}` | {cells[0]} | {'the same' if first is last else cells[1]} | {note} |")
+    return "\n".join(lines)
