@@ -1,0 +1,54 @@
+"""The seam between generation and a runtime: one method wide.
+
+Everything above (sampling, stopping, streaming) knows a runtime only through ``Session.run``; everything below
+(ONNX Runtime, its execution providers, buffers) is hidden behind it. ``tests/fake_session.py`` is a session of forty
+lines.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Phase: TypeAlias = Literal["prefill", "decode"]
+
+
+class Past(Protocol):
+    """The keys and values of some rows (sequences), kept where the session wants them.
+
+    ``lengths[i]`` is the number of tokens whose keys and values row ``i`` holds. Setting it back forgets the last
+    tokens (their slots are written again); only ``Session.run`` moves it forward.
+    """
+
+    lengths: NDArray[np.int64]
+
+    def row(self, index: int) -> Past:
+        """Row ``index`` alone, sharing memory and length with this past."""
+        ...
+
+
+class Session(Protocol):
+    """Runs the two graphs of one bundle over one copy of its weights."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens (prompt and generated) that one row can hold."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def new_past(self, rows: int) -> Past:
+        """An empty past of ``rows`` rows. Buffers are reused: the pasts of earlier calls become invalid."""
+        ...
+
+    def run(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+        """Append ``input_ids`` ``[rows, sequence_length]`` to ``past`` and return the logits.
+
+        ``prefill`` takes one row and any number of tokens and returns ``[1, 1, vocab_size]``, the logits of the last
+        position. ``decode`` takes one token for each row (or, with one row, a few tokens to verify) and returns
+        ``[rows, sequence_length, vocab_size]``. The array is only valid until the next call.
+        """
+        ...
