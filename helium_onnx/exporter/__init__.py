@@ -1,0 +1,114 @@
+"""Export: a checkpoint and a recipe go in, a bundle comes out.
+
+Trace (trace.py), passes (graphs.py prints their list), weights (weights.py streams them), bundle (../bundle.py).
+The package is not named ``export``, because ``helium_onnx.export`` is the function.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from importlib.metadata import version
+from pathlib import Path
+
+from helium_onnx import contract
+from helium_onnx._version import __version__
+from helium_onnx.bundle import Bundle, BundleWriter, sha256
+from helium_onnx.checkpoint import Checkpoint, resolve_checkpoint
+from helium_onnx.exporter.client_files import write_client_files
+from helium_onnx.exporter.graphs import build_graphs, graph_record, save_graph
+from helium_onnx.exporter.trace import trace
+from helium_onnx.exporter.weights import WeightPlan
+from helium_onnx.manifest import FORMAT_VERSION, FileRecord, Manifest
+from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
+from helium_onnx.recipe import Recipe, load_recipe
+from helium_onnx.tokenizer import Tokenizer
+
+#: Graphs, tokenizer and manifest: what a bundle takes beside its weights, with room to spare.
+_SMALL_FILES_BYTES = 32 << 20
+_TOOLS = ("torch", "onnx", "onnx-ir", "onnxscript", "safetensors", "numpy")
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str | os.PathLike[str] | Recipe = "cpu-int4",
+    force: bool = False,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Bundle:
+    """See :func:`helium_onnx.export`."""
+    report = progress or silent
+    chosen = load_recipe(recipe)
+    report(ProgressEvent("read", os.fspath(checkpoint)))
+    source = Checkpoint.open(resolve_checkpoint(checkpoint, revision=revision, offline=offline))
+    config = source.config
+    source.check_tensors(config)
+    tokenizer_fits(source)
+
+    report(ProgressEvent("trace", f"{config.num_hidden_layers} layers, {config.num_parameters / 1e6:.1f} M parameters"))
+    plan = WeightPlan()
+    graphs = build_graphs(trace(config), plan, config, chosen)
+    with BundleWriter(out, force=force, expected_bytes=plan.total_bytes + _SMALL_FILES_BYTES) as writer:
+        digests = _Digests(source)
+        (writer.folder / "onnx").mkdir()
+        for name, model in graphs.items():
+            save_graph(model, writer.folder / contract.GRAPH_FILES[name])
+        write_client_files(writer.folder, source, chosen)
+        plan.write(writer.folder / contract.WEIGHTS_FILE, source, report)
+        report(ProgressEvent("finish", "digests and flush to disk"))
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            helium_onnx=__version__,
+            task="text-generation",
+            licence=source.licence,
+            recipe=chosen.to_dict(),
+            model_config=dict(config.to_dict()),
+            graphs={name: graph_record(model, name, config, chosen) for name, model in graphs.items()},
+            tensors=plan.records(),
+            source=digests.records(),
+            tools={name: version(name) for name in _TOOLS},
+            files=(),
+        )
+        return writer.commit(manifest)
+
+
+def tokenizer_fits(source: Checkpoint) -> None:
+    """Raise TokenizerError unless the checkpoint's tokenizer has exactly the model's vocabulary."""
+    config = source.config
+    Tokenizer.from_folder(
+        source.folder,
+        vocab_size=config.vocab_size,
+        bos_token_id=config.bos_token_id,
+        eos_token_ids=config.eos_token_ids,
+    )
+
+
+class _Digests:
+    """SHA-256 of the checkpoint's files, computed beside the quantization: hashing lets other threads run."""
+
+    def __init__(self, source: Checkpoint) -> None:
+        self._files = source.source_files()
+        self._folder = source.folder
+        self._records: list[FileRecord] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="helium-onnx-digests", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for path in self._files:
+                self._records.append(FileRecord(self._name(path), path.stat().st_size, sha256(path)))
+        except BaseException as error:
+            self._error = error
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    def records(self) -> tuple[FileRecord, ...]:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return tuple(self._records)

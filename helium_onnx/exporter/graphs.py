@@ -1,0 +1,113 @@
+"""The pipeline from a traced model to the graphs of a bundle: a list of passes that one can print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx_ir as ir
+
+from helium_onnx import contract
+from helium_onnx._version import __version__
+from helium_onnx.config import HeliumConfig
+from helium_onnx.contract import Graph
+from helium_onnx.errors import HeliumOnnxError
+from helium_onnx.exporter.passes.fuse_skip_norm import FuseSkipNorm
+from helium_onnx.exporter.passes.last_position import LastPosition
+from helium_onnx.exporter.passes.lower_attention_group_query import LowerAttentionGroupQuery
+from helium_onnx.exporter.passes.lower_attention_standard import LowerAttentionStandard
+from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
+from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStandard
+from helium_onnx.exporter.passes.name_nodes import NameNodes
+from helium_onnx.exporter.passes.rewriting import MICROSOFT
+from helium_onnx.exporter.passes.store_weights import StoreEmbedding, StoreLinear, StoreRemaining
+from helium_onnx.exporter.weights import WeightPlan
+from helium_onnx.manifest import GraphRecord
+from helium_onnx.recipe import Recipe
+
+#: Runtimes on devices refuse IR version 11 (mobile and browser builds of ONNX Runtime lag behind).
+IR_VERSION = 10
+
+
+def weight_passes(plan: WeightPlan, config: HeliumConfig, recipe: Recipe) -> list[ir.passes.InPlacePass]:
+    """What is done once, before the graphs part: they read the same weights."""
+    return [
+        StoreEmbedding(plan, recipe.quantization),
+        StoreLinear(plan, config, recipe.quantization),
+        StoreRemaining(plan, config),
+    ]
+
+
+def graph_passes(graph: Graph, recipe: Recipe) -> list[ir.passes.InPlacePass]:
+    """The passes that make one graph of the canonical model, in order."""
+    passes: list[ir.passes.InPlacePass] = [LastPosition()] if graph == "prefill" else []
+    if recipe.graph.operators == "standard":
+        passes += [LowerAttentionStandard(), LowerNormStandard()]
+    else:
+        passes += [
+            LowerAttentionUniversal() if graph == "model" else LowerAttentionGroupQuery(),
+            LowerNormFused(),
+            FuseSkipNorm(),
+        ]
+    return [*passes, NameNodes()]
+
+
+def run_passes(model: ir.Model, passes: list[ir.passes.InPlacePass], step: str) -> None:
+    """Run ``passes`` in place; an error names the pass and the graph it failed in."""
+    for transformation in passes:
+        try:
+            transformation(model)
+        except HeliumOnnxError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"pass {type(transformation).__name__} failed on {step}: {error}") from error
+
+
+def build_graphs(traced: ir.Model, plan: WeightPlan, config: HeliumConfig, recipe: Recipe) -> dict[Graph, ir.Model]:
+    """The three graphs of the contract from one trace; ``plan`` then knows every tensor they need."""
+    run_passes(traced, weight_passes(plan, config, recipe), "the traced graph")
+    built: dict[Graph, ir.Model] = {}
+    for graph in contract.GRAPHS:
+        model = traced.clone()
+        run_passes(model, graph_passes(graph, recipe), f"{graph}.onnx")
+        _finish(model, graph, config, recipe)
+        built[graph] = model
+    return built
+
+
+def _finish(model: ir.Model, graph: Graph, config: HeliumConfig, recipe: Recipe) -> None:
+    """Set versions and give inputs and outputs the contract's order and dimensions."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "helium-onnx", __version__
+    model.graph.name = f"helium.{graph}"
+    if recipe.graph.operators == "onnxruntime":
+        model.graph.opset_imports[MICROSOFT] = 1
+    precision = {"compute": recipe.precision.compute, "cache": recipe.precision.key_value_cache}
+    for values, direction in ((model.graph.inputs, "input"), (model.graph.outputs, "output")):
+        by_name = {value.name: value for value in values}
+        specs = contract.tensors(graph, "input" if direction == "input" else "output", config, **precision)
+        assert set(by_name) == {spec.name for spec in specs}, f"{graph}.onnx: {direction}s are not the contract's"
+        values.clear()
+        for spec in specs:
+            by_name[spec.name].shape = ir.Shape(spec.dims)
+            values.append(by_name[spec.name])
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses():
+            del model.graph.initializers[name]
+
+
+def save_graph(model: ir.Model, path: Path) -> None:
+    """Write one graph file; weights stay where the plan put them."""
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+
+
+def graph_record(model: ir.Model, graph: Graph, config: HeliumConfig, recipe: Recipe) -> GraphRecord:
+    """The manifest's description of one graph."""
+    precision = {"compute": recipe.precision.compute, "cache": recipe.precision.key_value_cache}
+    operators = Counter(".".join(filter(None, (node.domain, node.op_type))) for node in model.graph)
+    return GraphRecord(
+        file=contract.GRAPH_FILES[graph],
+        inputs=contract.tensors(graph, "input", config, **precision),
+        outputs=contract.tensors(graph, "output", config, **precision),
+        operators=dict(sorted(operators.items())),
+    )

@@ -1,0 +1,46 @@
+"""Lower attention to ``GroupQueryAttention`` with rotary embedding inside: the form of prefill.onnx and decode.onnx."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from helium_onnx.exporter.passes.rewriting import MICROSOFT, Rewriter, nodes_of
+from helium_onnx.modeling import DOMAIN
+
+
+class LowerAttentionGroupQuery(ir.passes.InPlacePass):
+    """Pattern: ``helium_onnx::CausalAttention(q, k, v, past_key, past_value, attention_mask, cos, sin)``.
+
+    Replacement: ``com.microsoft::GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k,
+    total_sequence_length, cos, sin)`` with ``do_rotary=1``, and once for all layers ``seqlens_k[b] =
+    sum(attention_mask[b]) - 1`` and ``total_sequence_length = attention_mask.shape[1]``.
+
+    Rows hold their tokens without gaps from slot 0 and may be padded on the right; padding on the left is wrong here
+    (LowerAttentionUniversal takes both). Past and present may be one buffer longer than the tokens in it.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = nodes_of(model, DOMAIN, "CausalAttention")
+        if not nodes:
+            return ir.passes.PassResult(model, modified=False)
+        first = Rewriter(next(iter(model.graph)))
+        mask = nodes[0].inputs[5]
+        count = first.op("ReduceSum", mask, first.constant([1]), keepdims=0)
+        seqlens_k = first.op("Cast", first.op("Sub", count, first.constant(1)), to=int(ir.DataType.INT32))
+        total = first.op("Squeeze", first.op("Shape", mask, start=1, end=2), first.constant([0]))
+        total = first.op("Cast", total, to=int(ir.DataType.INT32))
+        for node in nodes:
+            rewriter = Rewriter(node)
+            query, key, value, past_key, past_value, _, cos, sin = node.inputs
+            outputs = rewriter.op_outputs(
+                "GroupQueryAttention",
+                query, key, value, past_key, past_value, seqlens_k, total, cos, sin,
+                outputs=3,
+                domain=MICROSOFT,
+                num_heads=node.attributes["num_heads"].as_int(),
+                kv_num_heads=node.attributes["kv_num_heads"].as_int(),
+                do_rotary=1,
+                rotary_interleaved=node.attributes["interleaved"].as_int(),
+            )  # fmt: skip
+            rewriter.replace(*outputs)
+        return ir.passes.PassResult(model, modified=True)

@@ -1,0 +1,45 @@
+"""Lower ``helium_onnx::RMSNorm``: to ONNX Runtime's fused operator, or to standard operators."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from helium_onnx.exporter.passes.rewriting import Rewriter, nodes_of
+from helium_onnx.modeling import DOMAIN
+
+
+class LowerNormFused(ir.passes.InPlacePass):
+    """Pattern: ``helium_onnx::RMSNorm(x, weight)``. Replacement: ``SimplifiedLayerNormalization(x, weight)``.
+
+    The operator is ONNX Runtime's, although it is registered in the standard domain. ``stash_type=1`` keeps its
+    arithmetic in float32 whatever the type of ``x``.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = nodes_of(model, DOMAIN, "RMSNorm")
+        for node in nodes:
+            rewriter = Rewriter(node)
+            x, weight = node.inputs
+            epsilon = node.attributes["epsilon"].as_float()
+            y = rewriter.op("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon, stash_type=1)
+            rewriter.replace(y)
+        return ir.passes.PassResult(model, modified=bool(nodes))
+
+
+class LowerNormStandard(ir.passes.InPlacePass):
+    """Pattern: ``helium_onnx::RMSNorm(x, weight)``.
+
+    Replacement: ``weight * (x / Sqrt(ReduceMean(x * x) + epsilon))``, standard operators alone, in float32 (epsilon
+    1e-8 underflows in float16).
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = nodes_of(model, DOMAIN, "RMSNorm")
+        for node in nodes:
+            rewriter = Rewriter(node)
+            x, weight = node.inputs
+            epsilon = rewriter.constant(node.attributes["epsilon"].as_float(), ir.DataType.FLOAT)
+            mean = rewriter.op("ReduceMean", rewriter.op("Mul", x, x), rewriter.constant([-1]), keepdims=1)
+            root = rewriter.op("Sqrt", rewriter.op("Add", mean, epsilon))
+            rewriter.replace(rewriter.op("Mul", weight, rewriter.op("Div", x, root)))
+        return ir.passes.PassResult(model, modified=bool(nodes))

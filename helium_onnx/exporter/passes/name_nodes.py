@@ -1,0 +1,39 @@
+"""Name nodes and values after the modules they come from, so that profiles and errors can be read."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from helium_onnx.exporter.passes.rewriting import SCOPES
+
+
+class NameNodes(ir.passes.InPlacePass):
+    """Pattern: every node. Replacement: the same, named ``model.layers.0.mlp.up_proj.MatMulNBits``, outputs likewise.
+
+    Names depend on the graph alone, so the same input gives the same file. Inputs, outputs and initializers keep
+    theirs; metadata and comments of the exporter, which hold paths of the machine, are dropped.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        seen: Counter[str] = Counter()
+        for node in model.graph:
+            base = ".".join(filter(None, (_module(node), node.op_type)))
+            seen[base] += 1
+            node.name = base if seen[base] == 1 else f"{base}_{seen[base] - 1}"
+            for index, output in enumerate(node.outputs):
+                if output.is_graph_output() or output.name == "":
+                    continue
+                output.name = f"{node.name}.{index}" if len(node.outputs) > 1 else f"{node.name}.output"
+        ClearMetadataAndDocStringPass()(model)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _module(node: ir.Node) -> str:
+    """The deepest module scope of a traced node: ``model.layers.0.mlp``."""
+    scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+    modules = scopes[:-1] if scopes else []  # the last entry is the traced call itself
+    return modules[-1] if modules else ""

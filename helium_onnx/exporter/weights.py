@@ -1,0 +1,246 @@
+"""The weights file: what goes into it, where, and how it is streamed there.
+
+Passes declare what the graph needs (``WeightPlan.add``); nothing is read until ``write``, which holds a chunk of one
+checkpoint tensor at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from helium_onnx.config import HeliumConfig
+from helium_onnx.contract import WEIGHTS_FILE
+from helium_onnx.exporter.quantize import Quantizer, quantizer
+from helium_onnx.manifest import TensorRecord
+from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
+from helium_onnx.recipe import MatrixSettings, Method
+
+if TYPE_CHECKING:
+    from helium_onnx.checkpoint import Checkpoint
+
+#: Tensors start at multiples of a page, so that every runtime can map them in place.
+ALIGNMENT = 4096
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of the weights file."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * int(self.dtype.itemsize)
+
+
+class Sink(Protocol):
+    """Takes the bytes of stored tensors, in any order."""
+
+    def __call__(self, tensor: StoredTensor, offset: int, array: NDArray[np.generic]) -> None: ...
+
+
+class Transform(Protocol):
+    """Makes stored tensors from one checkpoint tensor, ``source``."""
+
+    @property
+    def source(self) -> str: ...
+    def tensors(self) -> tuple[StoredTensor, ...]: ...
+    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+        """Write all tensors; yield the bytes written, chunk by chunk."""
+        ...
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The checkpoint's tensor as it is, in float32."""
+
+    source: str
+    shape: tuple[int, ...]
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        return (StoredTensor(self.source, ir.DataType.FLOAT, self.shape),)
+
+    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+        (tensor,) = self.tensors()
+        if len(self.shape) == 1:
+            sink(tensor, 0, checkpoint.read(self.source))
+            yield tensor.nbytes
+            return
+        for row, values in checkpoint.iter_rows(self.source):
+            sink(tensor, row * self.shape[1] * 4, values)
+            yield values.nbytes
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix ``[N, K]`` of a Linear, stored ``[K, N]`` as MatMul takes it, in float32.
+
+    ``head_of`` names the tensor it is read from where the head is tied to the embedding.
+    """
+
+    source: str
+    name: str
+    shape: tuple[int, int]
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        return (StoredTensor(f"{self.name}.transposed", ir.DataType.FLOAT, (self.shape[1], self.shape[0])),)
+
+    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+        (tensor,) = self.tensors()
+        sink(tensor, 0, np.ascontiguousarray(checkpoint.read(self.source).T))
+        yield tensor.nbytes
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix in the layout of MatMulNBits, or (``gathered``) of GatherBlockQuantized.
+
+    Data: uint8 ``[N, blocks, block_size * bits / 8]``, low bits first; gathered: ``[N, K * bits / 8]``. Scales:
+    float32 ``[N, blocks]``. Zero points, unless symmetric: uint8 ``[N, ceil(blocks * bits / 8)]``. Source: ONNX
+    Runtime 1.31.1, the operators' schemas.
+    """
+
+    source: str
+    name: str
+    shape: tuple[int, int]
+    settings: MatrixSettings
+    method: Method
+    gathered: bool = False
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.shape[1] // self.settings.block_size)
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        (rows, columns), bits, u8 = self.shape, self.settings.bits, ir.DataType.UINT8
+        data = (
+            (rows, columns * bits // 8) if self.gathered else (rows, self.blocks, self.settings.block_size * bits // 8)
+        )
+        stored = [
+            StoredTensor(f"{self.name}.quantized", u8, data),
+            StoredTensor(f"{self.name}.scales", ir.DataType.FLOAT, (rows, self.blocks)),
+        ]
+        if not self.settings.symmetric:
+            stored.append(StoredTensor(f"{self.name}.zero_points", u8, (rows, -(-self.blocks * bits // 8))))
+        return tuple(stored)
+
+    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+        quantize: Quantizer = quantizer(self.method)
+        tensors = self.tensors()
+        row_bytes = [t.nbytes // self.shape[0] for t in tensors]
+        for row, values in checkpoint.iter_rows(self.source, max_bytes=8 << 20):
+            parts = quantize(values, self.settings)
+            arrays: tuple[NDArray[Any] | None, ...] = (parts.data, parts.scales, parts.zero_points)
+            for tensor, array, size in zip(tensors, arrays, row_bytes, strict=False):
+                assert array is not None
+                block = array.reshape(len(values), -1)
+                if block.nbytes != size * len(values):
+                    block = np.ascontiguousarray(block[:, :size])  # gathered rows are not padded to whole blocks
+                sink(tensor, row * size, block)
+            yield sum(row_bytes) * len(values)
+
+
+@dataclass(frozen=True)
+class RopeTables:
+    """The cosines and sines of all positions."""
+
+    config: HeliumConfig
+    source: str = "config.json"
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        shape = (self.config.max_position_embeddings, self.config.head_dim // 2)
+        return tuple(StoredTensor(name, ir.DataType.FLOAT, shape) for name in ("cos", "sin"))
+
+    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+        from helium_onnx.modeling import rope_tables
+
+        for tensor, table in zip(self.tensors(), rope_tables(checkpoint.config), strict=True):
+            sink(tensor, 0, table.numpy())
+            yield tensor.nbytes
+
+
+class WeightPlan:
+    """All tensors of a weights file, in the order of their declaration, at aligned offsets."""
+
+    def __init__(self) -> None:
+        self._transforms: list[Transform] = []
+        self._owner: dict[str, Transform] = {}
+        self._offsets: dict[str, int] = {}
+        self._tensors: dict[str, StoredTensor] = {}
+        self.total_bytes = 0
+
+    def add(self, transform: Transform) -> tuple[StoredTensor, ...]:
+        """Declare the tensors of ``transform``; once is enough."""
+        tensors = transform.tensors()
+        if self._owner.get(tensors[0].name) == transform:
+            return tensors
+        self._transforms.append(transform)
+        for tensor in tensors:
+            assert tensor.name not in self._owner, f"two ways to make {tensor.name}"
+            self._owner[tensor.name] = transform
+            self._tensors[tensor.name] = tensor
+            self._offsets[tensor.name] = -(-self.total_bytes // ALIGNMENT) * ALIGNMENT
+            self.total_bytes = self._offsets[tensor.name] + tensor.nbytes
+        return tensors
+
+    def external(self, name: str, shape: tuple[int, ...] | None = None) -> ir.ExternalTensor:
+        """The graph's reference to a stored tensor, or to its bytes under another shape of the same size."""
+        stored = self._tensors[name]
+        dims = stored.shape if shape is None else shape
+        assert np.prod(dims, dtype=np.int64) == np.prod(stored.shape, dtype=np.int64)
+        location = Path(WEIGHTS_FILE).name
+        return ir.ExternalTensor(
+            location, self._offsets[name], stored.nbytes, stored.dtype, shape=ir.Shape(dims), name=name
+        )
+
+    def has(self, name: str) -> bool:
+        return name in self._tensors
+
+    def records(self) -> tuple[TensorRecord, ...]:
+        """The manifest's table of the file."""
+        return tuple(
+            TensorRecord(
+                name=name,
+                dtype=tensor.dtype.numpy().name,
+                shape=tensor.shape,
+                offset=self._offsets[name],
+                nbytes=tensor.nbytes,
+                source=self._owner[name].source,
+            )
+            for name, tensor in self._tensors.items()
+        )
+
+    def write(self, path: Path, checkpoint: Checkpoint, progress: ProgressCallback = silent) -> None:
+        """Stream every tensor from the checkpoint to its place in ``path``."""
+        written = 0
+        total = sum(tensor.nbytes for tensor in self._tensors.values())
+        with path.open("wb") as file:
+            descriptor = file.fileno()
+            # Reserve the room now: a full disk shows before the work, not after it.
+            if self.total_bytes:
+                os.posix_fallocate(descriptor, 0, self.total_bytes)
+
+            def sink(tensor: StoredTensor, offset: int, array: NDArray[np.generic]) -> None:
+                data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                assert offset + len(data) <= tensor.nbytes, tensor.name
+                position = self._offsets[tensor.name] + offset
+                while len(data):
+                    count = os.pwrite(descriptor, data, position)
+                    data, position = data[count:], position + count
+
+            with torch.inference_mode():
+                for transform in self._transforms:
+                    for count in transform.write(checkpoint, sink):
+                        written += count
+                        progress(ProgressEvent("weights", transform.source, written, total))

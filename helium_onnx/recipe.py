@@ -1,0 +1,200 @@
+"""Recipes: what graph form, which precision, which quantization. TOML in, frozen dataclasses out.
+
+``export/README.md`` documents every key. A key that is not documented there is an error here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from helium_onnx.errors import RecipeError
+
+Operators = Literal["onnxruntime", "standard"]
+Method = Literal["none", "round-to-nearest"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """``operators``: ``onnxruntime`` uses its fused ``com.microsoft`` operators, ``standard`` only ``ai.onnx``."""
+
+    operators: Operators = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Types of activations and of the key/value cache."""
+
+    compute: Literal["float32"] = "float32"
+    key_value_cache: Literal["float32"] = "float32"
+
+
+@dataclass(frozen=True)
+class MatrixSettings:
+    """How a kind of matrix is stored. ``bits`` 32 means float32, and the other settings then have no effect.
+
+    ``block_size`` weights along a row share one scale (and, unless ``symmetric``, one zero point).
+    """
+
+    bits: Literal[4, 8, 32] = 32
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    symmetric: bool = True
+
+    @property
+    def quantized(self) -> bool:
+        return self.bits != 32
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """``method`` chooses scales; ``linear``, ``head`` and ``embedding`` say how each kind of matrix is stored.
+
+    ``accuracy_level`` is that of ``MatMulNBits``: 1 computes in float32, 4 with activations rounded to int8 (fast).
+    """
+
+    method: Method = "none"
+    accuracy_level: Literal[0, 1, 4] = 4
+    linear: MatrixSettings = MatrixSettings()
+    head: MatrixSettings = MatrixSettings()
+    embedding: MatrixSettings = MatrixSettings()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One target. ``name`` is the file's; ``summary`` says in one line why one would choose it."""
+
+    name: str
+    summary: str
+    execution_provider: Literal["cpu"] = "cpu"
+    graph: GraphSettings = GraphSettings()
+    precision: Precision = Precision()
+    quantization: Quantization = Quantization()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe, as the manifest keeps it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], *, source: str) -> Recipe:
+        """The inverse of :meth:`to_dict`."""
+        recipe = _build(cls, raw, source, "")
+        _check(recipe, source)
+        return recipe
+
+
+def recipe_folder() -> Path:
+    """Where the shipped recipes are: ``helium_onnx/recipes`` in a wheel, ``export`` in a checkout."""
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "export"
+
+
+def list_recipes() -> tuple[Recipe, ...]:
+    """The shipped recipes, by name."""
+    return tuple(load_recipe(path) for path in sorted(recipe_folder().glob("*.toml")))
+
+
+def load_recipe(name_or_path: str | os.PathLike[str] | Recipe) -> Recipe:
+    """A shipped recipe by its name, or one's own by the path of its TOML file.
+
+    Raises RecipeError when there is none, when it is not TOML, or for an unknown key or value.
+    """
+    if isinstance(name_or_path, Recipe):
+        _check(name_or_path, name_or_path.name)
+        return name_or_path
+    text = os.fspath(name_or_path)
+    shipped = sorted(path.stem for path in recipe_folder().glob("*.toml"))
+    path = Path(text)
+    if text in shipped:
+        path = recipe_folder() / f"{text}.toml"
+    elif not path.is_file():
+        near = difflib.get_close_matches(text, shipped, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(
+            f"there is no recipe {text!r}",
+            expected=f"one of {', '.join(shipped)}, or the path of a TOML file",
+            remedy=f"{hint}`helium-onnx recipes` lists them",
+        )
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML", found=error, remedy="see export/README.md for the keys") from error
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read", found=error.strerror) from error
+    if "name" in raw:
+        raise RecipeError(f"{path}: unknown key 'name'", remedy="a recipe is named by its file: remove the key")
+    return Recipe.from_dict({"name": path.stem, **raw}, source=str(path))
+
+
+def _build(kind: type[_T], raw: object, source: str, where: str) -> _T:
+    """A dataclass of ``kind`` from a TOML table; ``where`` is the table's name for messages."""
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{source}: [{where}] is no table", found=repr(raw), expected="a TOML table")
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        full = f"{where}.{key}" if where else key
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            raise RecipeError(
+                f"{source}: unknown key '{full}'",
+                expected=f"one of {', '.join(fields)}",
+                remedy=f"did you mean '{near[0]}'?" if near else "see export/README.md",
+            )
+        values[key] = _value(hints[key], value, source, full)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"{source}: key '{missing[0]}' is missing", remedy="see export/README.md")
+    return kind(**values)
+
+
+def _value(hint: Any, value: object, source: str, where: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[object], hint), value, source, where)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        # True == 1 in Python, so the type is compared too.
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise RecipeError(
+                f"{source}: '{where}' has no such value", found=repr(value), expected=f"one of {_listed(choices)}"
+            )
+        return value
+    assert isinstance(hint, type) and not isinstance(hint, types.GenericAlias)
+    if type(value) is not hint or (isinstance(value, float) and not math.isfinite(value)):
+        raise RecipeError(f"{source}: '{where}' has the wrong type", found=repr(value), expected=hint.__name__)
+    return value
+
+
+def _listed(choices: tuple[object, ...]) -> str:
+    return ", ".join(map(repr, choices))
+
+
+def _check(recipe: Recipe, source: str) -> None:
+    """What single keys cannot say: combinations that mean nothing or that no kernel runs."""
+    q = recipe.quantization
+    quantized = [kind for kind in ("linear", "head", "embedding") if getattr(q, kind).quantized]
+    if quantized and q.method == "none":
+        raise RecipeError(
+            f"{source}: [quantization.{quantized[0]}] has no method",
+            remedy='set [quantization] method = "round-to-nearest"',
+        )
+    if quantized and recipe.graph.operators == "standard":
+        raise RecipeError(
+            f"{source}: quantized matrices need ONNX Runtime's operators (MatMulNBits, GatherBlockQuantized)",
+            found='graph.operators = "standard"',
+            remedy='set graph.operators = "onnxruntime", or remove [quantization]',
+        )
