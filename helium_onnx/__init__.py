@@ -1,0 +1,158 @@
+"""helium-onnx: a checkpoint and a recipe go in, a bundle comes out, and a session runs the bundle.
+
+    import helium_onnx
+    helium_onnx.export("helium-1-preview-2b/", "out/", recipe="cpu-int4")
+    model = helium_onnx.load("out/")
+    for piece in model.stream("Plants create energy", max_new_tokens=50):
+        print(piece, end="")
+
+Importing the package imports neither torch nor onnxruntime; each verb imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helium_onnx import errors
+from helium_onnx._version import __version__
+from helium_onnx.errors import HeliumOnnxError
+
+if TYPE_CHECKING:
+    from helium_onnx.bundle import Bundle
+    from helium_onnx.evaluation.parity import ParityReport
+    from helium_onnx.generation.model import LanguageModel
+    from helium_onnx.progress import ProgressCallback
+    from helium_onnx.recipe import Recipe
+    from helium_onnx.verification import Check
+
+__all__ = [
+    "HeliumOnnxError",
+    "__version__",
+    "errors",
+    "export",
+    "inspect",
+    "list_recipes",
+    "load",
+    "validate",
+    "verify",
+]
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    recipe: str | os.PathLike[str] | Recipe = "cpu-int4",
+    force: bool = False,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Bundle:
+    """Turn a Helium checkpoint into a bundle at ``out``. Needs ``helium-onnx[export]``.
+
+    ``checkpoint`` is a local folder or a Hub id (``kyutai/helium-1-preview-2b``, at ``revision``; ``offline`` uses
+    the Hub's cache alone). ``recipe`` is a shipped recipe's name or the path of one's own TOML file. ``out`` must not
+    exist, unless ``force`` replaces a bundle there. ``progress`` gets a ``ProgressEvent`` for each step.
+
+    The bundle is complete or absent, whatever happens; equal inputs give equal bytes. Memory stays near 0.5 GB for a
+    2 B model: weights are streamed. Raises the errors of ``helium_onnx.errors``.
+    """
+    from helium_onnx.resources import EXPORT_BYTES, check_address_space
+
+    check_address_space(EXPORT_BYTES, "export")
+    with _needs("export", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub"):
+        from helium_onnx import exporter
+    return exporter.export(
+        checkpoint, out, recipe=recipe, force=force, revision=revision, offline=offline, progress=progress
+    )
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    provider: str = "cpu",
+    context_length: int | None = None,
+    threads: int | None = None,
+    cache: bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: ProgressCallback | None = None,
+) -> LanguageModel:
+    """Load a bundle for generation. Needs no torch.
+
+    ``context_length`` bounds prompt and new tokens, and so the memory of keys and values (default: the model's).
+    ``threads`` defaults to the physical cores that this process may use. ``cache`` keeps weights prepacked for this
+    machine (default: where it pays, from 64 MB), under ``cache_dir`` (default: ``~/.cache/helium-onnx``).
+    """
+    from helium_onnx.bundle import Bundle
+    from helium_onnx.progress import silent
+    from helium_onnx.resources import check_address_space, load_bytes
+
+    bundle = Bundle.open(path)
+    check_address_space(load_bytes(bundle.total_bytes), "load")
+    from helium_onnx.runtimes.loading import load_model
+
+    return load_model(
+        bundle,
+        provider=provider,
+        context_length=context_length,
+        threads=threads,
+        cache=cache,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        progress=progress or silent,
+    )
+
+
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a bundle holds: graphs, inputs and outputs, operators, files, and where every byte of the weights is."""
+    from helium_onnx import inspection
+
+    return inspection.inspect(path)
+
+
+def verify(path: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> list[Check]:
+    """Check a bundle from manifest to one real forward pass; the first check that fails ends the list."""
+    from helium_onnx.progress import silent
+    from helium_onnx.verification import verify_bundle
+
+    return verify_bundle(path, progress=progress or silent)
+
+
+def validate(
+    path: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str],
+    prompts: list[str] | None = None,
+    max_new_tokens: int = 64,
+    progress: ProgressCallback | None = None,
+) -> ParityReport:
+    """Compare a bundle's logits and greedy tokens with those of ``transformers``. Needs ``helium-onnx[eval]``."""
+    with _needs("eval", "torch", "transformers", "safetensors"):
+        from helium_onnx.evaluation import parity
+    return parity.validate(path, against=against, prompts=prompts, max_new_tokens=max_new_tokens, progress=progress)
+
+
+def list_recipes() -> tuple[Recipe, ...]:
+    """The recipes that come with helium-onnx."""
+    from helium_onnx import recipe
+
+    return recipe.list_recipes()
+
+
+class _needs:  # noqa: N801  reads as a statement: with _needs("export", ...)
+    """Turn a missing package of an extra into a MissingDependencyError that names the extra."""
+
+    def __init__(self, extra: str, *packages: str) -> None:
+        self.extra, self.packages = extra, packages
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in self.packages:
+            raise errors.MissingDependencyError(
+                f"{error.name} is not installed",
+                expected=f"helium-onnx with its [{self.extra}] extra",
+                remedy=f"pip install 'helium-onnx[{self.extra}]'",
+            ) from error

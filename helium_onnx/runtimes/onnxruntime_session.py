@@ -1,0 +1,246 @@
+"""The session over ONNX Runtime: the prefill and decode graphs of a bundle, one copy of the weights."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from helium_onnx import contract
+from helium_onnx.bundle import Bundle
+from helium_onnx.errors import BundleError, IntegrityError, ProviderError, ResourceError, UsageError
+from helium_onnx.manifest import GraphRecord
+from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
+from helium_onnx.runtimes.key_value_cache import GrowingPast, InPlaceCache, InPlacePast
+from helium_onnx.runtimes.prepacked import PrepackedCache
+from helium_onnx.runtimes.providers import ExecutionProvider, default_threads, execution_provider
+from helium_onnx.runtimes.session import Past, Phase
+
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+#: ONNX Runtime's words for an allocation that failed; it has no exception of its own for that.
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory")
+
+
+class OnnxRuntimeSession:
+    """Runs one bundle (a ``Session`` of the seam).
+
+    ``context_length`` bounds prompt and generated tokens (default: the model's). ``threads`` defaults to the physical
+    cores that the process may use. ``cache`` keeps prepacked weights on this machine: True, False, or None for where
+    it pays (see prepacked.py). The prefill session is ready on return; the decode session loads beside the first
+    prefill.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "cpu",
+        context_length: int | None = None,
+        threads: int | None = None,
+        cache: bool | None = None,
+        cache_dir: Path | None = None,
+        progress: ProgressCallback = silent,
+    ) -> None:
+        self.bundle = bundle
+        self.provider = execution_provider(provider)
+        config = bundle.model_config
+        self.vocab_size = int(config["vocab_size"])
+        self.context_length = _context_length(context_length, int(config["max_position_embeddings"]))
+        self.threads = _threads(threads)
+        self._in_place = bundle.manifest.recipe["graph"]["operators"] == "onnxruntime"
+        specs = bundle.manifest.graphs["decode"].inputs
+        self._past_specs = tuple(spec for spec in specs if spec.name.startswith("past_key_values."))
+        self._past_names = [spec.name for spec in self._past_specs]
+        self._present_names = [name.replace("past_key_values", "present") for name in self._past_names]
+        self._cache = InPlaceCache(self._past_specs, self.context_length)
+        self._ones = np.ones((1, self.context_length), np.int64)
+
+        packed = PrepackedCache(bundle, cache_dir)
+        self._options = session_options(self.provider, self.threads)
+        graphs: dict[Phase, Path] = {phase: bundle.graph_path(phase) for phase in ("prefill", "decode")}
+        wanted = self.provider.prepacks and (packed.pays() if cache is None else cache)
+        if not wanted:
+            # A changed bit in the weights would load silently and speak nonsense. The cache's way hashes only once.
+            bundle.check_digests()
+        elif packed.prepare(lambda: session_options(self.provider, self.threads), progress):
+            graphs = {phase: packed.graph_path(phase) for phase in graphs}
+            # The graphs in the cache are optimized already, for this machine.
+            self._options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        progress(ProgressEvent("load", "prefill.onnx"))
+        # The first session packs (to compare with the cache) on all threads, since nothing else can be done meanwhile.
+        self._options.add_session_config_entry("session.prepack.enable_parallel", "1")
+        self._prefill = self._load("prefill", graphs["prefill"])
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-load")
+        self._decode: Future[ort.InferenceSession] = self._loader.submit(self._load, "decode", graphs["decode"])
+        self._loader.shutdown(wait=False)
+
+    def new_past(self, rows: int) -> Past:
+        """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
+        lengths = np.zeros(rows, np.int64)
+        if not self._in_place:
+            return GrowingPast.empty(self._past_specs, rows)
+        try:
+            return InPlacePast(self._cache.buffers(rows), lengths)
+        except MemoryError as error:
+            raise self._too_little_memory(rows, error) from error
+
+    def run(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+        """See ``Session.run``. A prefill runs in chunks of the provider's size."""
+        assert input_ids.ndim == 2
+        assert len(input_ids) == len(past.lengths)
+        assert int(past.lengths.max()) + input_ids.shape[1] <= self.context_length, "the past is full"
+        step = self._run_in_place if isinstance(past, InPlacePast) else self._run_growing
+        if phase == "decode":
+            return step(phase, input_ids, past)
+        chunk = self.provider.prefill_chunk
+        logits: NDArray[np.float32] | None = None
+        for start in range(0, input_ids.shape[1], chunk):
+            logits = step(phase, input_ids[:, start : start + chunk], past)
+        assert logits is not None
+        return logits
+
+    def close(self) -> None:
+        """Free the sessions' memory. The session cannot run afterwards."""
+        self._decode.cancel()
+        for name in ("_prefill", "_decode", "_cache"):
+            self.__dict__.pop(name, None)
+
+    def _session(self, phase: Phase) -> ort.InferenceSession:
+        return self._prefill if phase == "prefill" else self._decode.result()
+
+    def _run_in_place(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+        assert isinstance(past, InPlacePast)
+        rows, new = input_ids.shape
+        assert rows == 1 or new == 1, "the kernel takes several tokens after a past for one row only"
+        session = self._session(phase)
+        binding = past.bindings.get(phase)
+        if binding is None:
+            binding = past.bindings[phase] = self._bind(session, past)
+        ids = np.ascontiguousarray(input_ids)
+        after = past.lengths + new
+        total = int(after.max())
+        mask = self._ones[:, :total] if rows == 1 else (np.arange(total) < after[:, None]).astype(np.int64)
+        logits = np.empty((rows, 1 if phase == "prefill" else new, self.vocab_size), np.float32)
+        for name, array in (("input_ids", ids), ("attention_mask", mask)):
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+        session.run_with_iobinding(binding)
+        past.lengths += new
+        return logits
+
+    def _bind(self, session: ort.InferenceSession, past: InPlacePast) -> ort.IOBinding:
+        """A binding in which each past and its present are one buffer; a step then binds only what changes."""
+        binding = session.io_binding()
+        for name, buffer in zip(self._past_names, past.buffers, strict=True):
+            binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        for name, buffer in zip(self._present_names, past.buffers, strict=True):
+            binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        return binding
+
+    def _run_growing(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+        """Row by row: rows of different length cannot share a tensor that has no slots."""
+        assert isinstance(past, GrowingPast)
+        session = self._session(phase)
+        results = []
+        for row, tensors in enumerate(past.tensors):
+            length = int(past.lengths[row])
+            feed: dict[str, NDArray[Any]] = {
+                "input_ids": np.ascontiguousarray(input_ids[row : row + 1]),
+                "attention_mask": self._ones[:, : length + input_ids.shape[1]],
+            }
+            # A length that was set back forgets the last tokens.
+            feed.update(zip(self._past_names, (t[:, :, :length] for t in tensors), strict=True))
+            logits, *present = session.run(["logits", *self._present_names], feed)
+            tensors[:] = present
+            results.append(logits)
+        past.lengths += input_ids.shape[1]
+        return np.concatenate(results)
+
+    def _load(self, phase: Phase, path: Path) -> ort.InferenceSession:
+        row = self.provider
+        try:
+            session = ort.InferenceSession(path, self._options, providers=[(row.onnxruntime_name, dict(row.options))])
+        except Exception as error:
+            raise _load_error(error, path, self.bundle) from error
+        if session.get_providers()[0] != row.onnxruntime_name:
+            raise ProviderError(
+                f"ONNX Runtime did not start {row.onnxruntime_name}",
+                found=", ".join(session.get_providers()),
+                remedy="see ONNX Runtime's message above; nothing is run on another provider in its place",
+            )
+        check_contract(session, self.bundle.manifest.graphs[phase], path)
+        return session
+
+    def _too_little_memory(self, rows: int, error: BaseException) -> ResourceError:
+        per_row = sum(
+            int(s.dims[1]) * int(s.dims[3]) * self.context_length * np.dtype(s.dtype).itemsize for s in self._past_specs
+        )
+        return ResourceError(
+            f"no memory for the keys and values of {rows} rows of {self.context_length} tokens",
+            found=f"{rows * per_row / 1e9:.2f} GB needed ({error})",
+            remedy="ask for a smaller context (--context) or fewer prompts at once",
+        )
+
+
+def session_options(row: ExecutionProvider, threads: int) -> ort.SessionOptions:
+    """Options that every session of ours has."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors come as exceptions; warnings about placement are not for users
+    for key, value in row.config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def check_contract(session: ort.InferenceSession, record: GraphRecord, path: Path) -> None:
+    """Raise IntegrityError unless the graph takes and gives what the manifest says: names, dtypes, dimensions."""
+    for what, args, specs in (
+        ("inputs", session.get_inputs(), record.inputs),
+        ("outputs", session.get_outputs(), record.outputs),
+    ):
+        found = [contract.TensorSpec(a.name, _DTYPES.get(a.type, a.type), tuple(a.shape)) for a in args]
+        if tuple(found) == specs:
+            continue
+        for have, want in zip([*map(str, found), "nothing"], [*map(str, specs), "nothing"], strict=False):
+            if have != want:
+                raise IntegrityError(
+                    f"the {what} of {path.name} are not those of the manifest",
+                    found=have, expected=want, remedy="copy or download the bundle again, or export it anew",
+                )  # fmt: skip
+
+
+def _load_error(error: Exception, path: Path, bundle: Bundle) -> BundleError | ResourceError:
+    text = str(error)
+    if isinstance(error, MemoryError) or any(word in text.lower() for word in _OUT_OF_MEMORY):
+        return ResourceError(
+            f"too little memory to load {path.name}",
+            found=text.splitlines()[0][:200] if text else "out of memory",
+            expected=f"room for {bundle.total_bytes / 1e9:.2f} GB of weights",
+            remedy="close other programs, raise the memory limit (ulimit -v), or use a smaller recipe",
+        )
+    return BundleError(
+        f"ONNX Runtime {ort.__version__} cannot load {path.name}",
+        found=text.splitlines()[0][:300] if text else type(error).__name__,
+        remedy="`helium-onnx verify` tells whether the bundle is whole",
+    )
+
+
+def _context_length(asked: int | None, limit: int) -> int:
+    if asked is None:
+        return limit
+    if not 1 < asked <= limit:
+        raise UsageError("the context length is out of range", found=asked, expected=f"2 to {limit}, the model's limit")
+    return asked
+
+
+def _threads(asked: int | None) -> int:
+    if asked is None:
+        return default_threads()
+    if not 1 <= asked <= 1024:
+        raise UsageError("the number of threads is out of range", found=asked, expected="1 to 1024")
+    return asked

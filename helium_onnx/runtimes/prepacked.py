@@ -1,0 +1,216 @@
+"""The cache of prepacked weights: what makes the second load of a large bundle fast and small.
+
+ONNX Runtime's CPU kernels reorder constant weights when a session is made: seconds of work, and a private copy in
+every session of every process. Saved once and loaded again, the reordered weights are pages of a file that all of
+them share. Their layout belongs to one CPU family and one version of ONNX Runtime, so the cache is made on the target
+machine, is keyed by both, and is never part of a bundle.
+
+    ~/.cache/helium-onnx/prepacked/<bundle>-<cpu>-<onnxruntime>/
+        prefill.onnx  decode.onnx  weights.data  cache.json  sources.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from helium_onnx.bundle import Bundle, sha256
+from helium_onnx.contract import WEIGHTS_FILE
+from helium_onnx.errors import HeliumOnnxError, TargetLockedError
+from helium_onnx.locking import exclusive_lock
+from helium_onnx.progress import ProgressCallback, ProgressEvent
+from helium_onnx.runtimes.session import Phase
+
+#: Below this a session packs its weights faster than a user notices, and a cache would only litter the disk.
+PAYS_FROM_BYTES = 64 << 20
+_WEIGHTS = "weights.data"
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+
+
+def default_cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/helium-onnx``, or ``~/.cache/helium-onnx``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "helium-onnx"
+
+
+def cpu_key() -> str:
+    """Twelve digits that change with the processor's family and instruction sets, which decide the kernels' layouts."""
+    facts = [platform.machine(), platform.system()]
+    with contextlib.suppress(OSError):
+        wanted = ("vendor_id", "cpu family", "model\t", "flags", "Features", "CPU implementer", "CPU part")
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts += sorted({line for line in lines if line.startswith(wanted)})
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What tells cheaply that a file is the one that was read last time."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Stamp:
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class PrepackedCache:
+    """The cache of one bundle on this machine."""
+
+    def __init__(self, bundle: Bundle, cache_dir: Path | None = None) -> None:
+        self.bundle = bundle
+        self.root = (cache_dir or default_cache_dir()) / "prepacked"
+        self.folder = self.root / f"{bundle.digest[:16]}-{cpu_key()}-{ort.__version__}"
+
+    def graph_path(self, phase: Phase) -> Path:
+        return self.folder / f"{phase}.onnx"
+
+    def pays(self) -> bool:
+        """Whether the bundle is large enough for a cache to be worth its disk space."""
+        return (self.bundle.path / WEIGHTS_FILE).stat().st_size >= PAYS_FROM_BYTES
+
+    def prepare(self, options: Callable[[], ort.SessionOptions], progress: ProgressCallback) -> bool:
+        """Make sure that the cache is there and sound; False where it cannot be had (the caller then does without).
+
+        A cache that is incomplete or changed is built anew. Raises IntegrityError if the bundle's files are not what
+        its manifest says: they are hashed when they are seen first, and again when their size, time or inode changes.
+        """
+        sound = self.is_sound()
+        try:
+            if not (sound and self._source_known()):
+                progress(ProgressEvent("cache", "checking the bundle's digests"))
+                self.bundle.check_digests()
+                if sound:
+                    self._remember_source()
+            if sound:
+                return True
+            self.root.mkdir(parents=True, exist_ok=True)
+            with exclusive_lock(self.folder):
+                if not self.is_sound():  # another process may have built it meanwhile
+                    self._build(options, progress)
+        except TargetLockedError:
+            progress(ProgressEvent("cache", "another process is building it; this one does without"))
+            return False
+        except HeliumOnnxError:
+            raise
+        except Exception as error:  # ONNX Runtime's or the disk's: a cache is never worth a failure
+            progress(ProgressEvent("cache", f"not built: {str(error).splitlines()[0][:160]}"))
+            return False
+        return True
+
+    def is_sound(self) -> bool:
+        """Whether every file is the one that was written.
+
+        Sizes, times and inodes are compared; graph files, which are small, are hashed too. ``check`` hashes all.
+        """
+        try:
+            record = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
+            graphs_whole = all(sha256(self.graph_path(p)) == record["sha256"][f"{p}.onnx"] for p in _PHASES)
+            weights_whole = _Stamp.of(self.folder / _WEIGHTS) == _Stamp(**record["weights"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return graphs_whole and weights_whole
+
+    def check(self) -> bool:
+        """Whether the weights' content is what was written: reads the whole file."""
+        if not self.is_sound():
+            return False
+        record = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
+        return bool(sha256(self.folder / _WEIGHTS) == record["sha256"][_WEIGHTS])
+
+    def _build(self, options: Callable[[], ort.SessionOptions], progress: ProgressCallback) -> None:
+        needed = int(
+            4.5 * (self.bundle.path / WEIGHTS_FILE).stat().st_size
+        )  # original and packed weights, for a moment in two copies
+        if (free := shutil.disk_usage(self.root).free) < needed:
+            raise OSError(f"{needed / 1e9:.1f} GB of disk needed in {self.root}, {free / 1e9:.1f} GB free")
+        self._remove_stale()
+        with self._partial() as partial:
+            for phase in _PHASES:
+                progress(ProgressEvent("cache", f"prepacking the weights for this machine ({phase}), once"))
+                self._save(phase, partial, options())
+            files = [*(f"{phase}.onnx" for phase in _PHASES), _WEIGHTS]
+            record = {
+                "sha256": {name: sha256(partial / name) for name in files},
+                "weights": vars(_Stamp.of(partial / _WEIGHTS)),
+            }
+            (partial / "cache.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            partial.rename(self.folder)
+        self._remember_source()
+
+    def _source_known(self) -> bool:
+        """Whether the bundle's weights are, by size, time and inode, a file whose digest was found right before."""
+        weights = self.bundle.path.resolve() / WEIGHTS_FILE
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads((self.folder / "sources.json").read_text(encoding="utf-8"))
+            return _Stamp(**known[str(weights)]) == _Stamp.of(weights)
+        return False
+
+    def _remember_source(self) -> None:
+        weights, path = self.bundle.path.resolve() / WEIGHTS_FILE, self.folder / "sources.json"
+        known = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(path.read_text(encoding="utf-8"))
+        known = {name: stamp for name, stamp in known.items() if Path(name).exists()}  # copies that are gone
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_text(
+            json.dumps({**known, str(weights): vars(_Stamp.of(weights))}, indent=2) + "\n", encoding="utf-8"
+        )
+        fresh.replace(path)
+
+    def _save(self, phase: Phase, partial: Path, options: ort.SessionOptions) -> None:
+        """Let ONNX Runtime write one optimized graph with its packed weights; both graphs' weights are one file."""
+        with tempfile.TemporaryDirectory(dir=partial) as name:
+            scratch = Path(name)
+            options.optimized_model_filepath = str(scratch / f"{phase}.onnx")
+            options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
+            options.add_session_config_entry("session.prepack.enable_parallel", "1")
+            ort.InferenceSession(self.bundle.graph_path(phase), options, providers=["CPUExecutionProvider"])
+            if not (scratch / _WEIGHTS).exists():
+                raise OSError("ONNX Runtime wrote no prepacked weights")
+            (scratch / f"{phase}.onnx").rename(partial / f"{phase}.onnx")
+            if not (partial / _WEIGHTS).exists():
+                (scratch / _WEIGHTS).rename(partial / _WEIGHTS)
+            elif not _equal(scratch / _WEIGHTS, partial / _WEIGHTS):
+                raise OSError("the graphs' prepacked weights differ")
+
+    @contextlib.contextmanager
+    def _partial(self) -> Iterator[Path]:
+        partial = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.partial-", dir=self.root))
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _remove_stale(self) -> None:
+        """Remove this bundle's caches for other versions of ONNX Runtime, and what killed builds left behind."""
+        prefix = self.folder.name.removesuffix(ort.__version__)
+        for path in self.root.iterdir():
+            if path.name.startswith((prefix, f".{prefix}")) and path.is_dir() and path != self.folder:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _equal(first: Path, second: Path) -> bool:
+    if first.stat().st_size != second.stat().st_size:
+        return False
+    with first.open("rb") as one, second.open("rb") as two:
+        while chunk := one.read(8 << 20):
+            if chunk != two.read(8 << 20):
+                return False
+    return True
