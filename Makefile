@@ -1,0 +1,57 @@
+# The same commands for a newcomer, a contributor and CI. Everything lives in $(VENV); nothing else is touched.
+#
+#   make demo      environment, export of the sample checkpoint, generated text
+#   make test      environment and the whole test suite
+#   make install   the development environment alone
+#   make lint      ruff: rules and format
+#   make check     mypy --strict
+#   make bench     measurements (makes a random 2.17 B checkpoint: 4.3 GB, some minutes)
+
+PYTHON ?= python3
+VENV ?= .venv
+# A plain `pip install torch` may fetch the build for NVIDIA GPUs, which is several GB. Where your index offers a CPU
+# build under another address, install torch into $(VENV) from there first: this line then finds it satisfied.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO := out/helium-docs-7m-int4
+
+.PHONY: demo test install lint check bench clean
+
+demo: $(DEMO)/helium.json
+	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
+
+$(DEMO)/helium.json: $(VENV)/.export
+	@$(BIN)/helium-onnx export samples/helium-docs-7m $(DEMO) --recipe cpu-int4 --force
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.dev
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/main_job.py
+
+clean:
+	rm -rf $(VENV) out build dist
+
+$(VENV)/.torch: constraints.txt
+	@echo "Creating the environment in $(VENV) (some minutes, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.export: $(VENV)/.torch pyproject.toml
+	@$(PIP) --editable '.[export]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.export

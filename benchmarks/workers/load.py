@@ -1,0 +1,48 @@
+"""A worker of main_job.py: from the start of the process to the start of the first token, and what memory it took."""
+
+from __future__ import annotations
+
+import time
+
+START = time.perf_counter()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import helium_onnx  # noqa: E402
+from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
+
+
+def memory_mb() -> dict[str, float]:
+    """Of this process, in MB (1e6): ``private`` is anonymous memory, ``resident`` includes shared pages of files."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    kilobytes = {name: int(text.split()[0]) for name, text in fields.items()}
+    return {"private": kilobytes["Anonymous"] * 1.024e-3, "resident": kilobytes["Rss"] * 1.024e-3}
+
+
+def main() -> None:
+    cache = sys.argv[2] == "cache"
+    imported = time.perf_counter()
+    before = memory_mb()
+    model = helium_onnx.load(sys.argv[1], cache=cache)
+    ready = time.perf_counter()  # the next line starts the first token: the prompt is tokenized and prefilled
+    session = model.session
+    assert isinstance(session, OnnxRuntimeSession)
+    session.wait()
+    both = time.perf_counter()
+    print(
+        json.dumps(
+            {
+                "import_seconds": imported - START,
+                "to_first_token_start_seconds": ready - START,
+                "both_graphs_seconds": both - START,
+                "before_load_mb": before,
+                "both_graphs_mb": memory_mb(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
