@@ -11,6 +11,7 @@ Importing the package imports neither torch nor onnxruntime; each verb imports w
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,20 @@ if TYPE_CHECKING:
     from helium_onnx.bundle import Bundle
     from helium_onnx.evaluation.parity import ParityReport
     from helium_onnx.generation.model import LanguageModel
-    from helium_onnx.progress import ProgressCallback
+    from helium_onnx.generation.result import GenerationResult
+    from helium_onnx.progress import ProgressCallback, ProgressEvent
     from helium_onnx.recipe import Recipe
     from helium_onnx.verification import Check
 
 __all__ = [
+    "Bundle",
+    "Check",
+    "GenerationResult",
     "HeliumOnnxError",
+    "LanguageModel",
+    "ParityReport",
+    "ProgressEvent",
+    "Recipe",
     "__version__",
     "errors",
     "export",
@@ -38,6 +47,28 @@ __all__ = [
     "validate",
     "verify",
 ]
+
+
+#: Public types and where they are made; imported when first asked for.
+_TYPES = {
+    "Bundle": "helium_onnx.bundle",
+    "Check": "helium_onnx.verification",
+    "GenerationResult": "helium_onnx.generation.result",
+    "LanguageModel": "helium_onnx.generation.model",
+    "ParityReport": "helium_onnx.evaluation.parity",
+    "ProgressEvent": "helium_onnx.progress",
+    "Recipe": "helium_onnx.recipe",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TYPES:
+        return getattr(importlib.import_module(_TYPES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def export(

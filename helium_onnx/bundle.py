@@ -156,7 +156,7 @@ class BundleWriter:
                 self.target.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive_lock(self.target))
                 atomic.recover(self.target)
-                self._check_target()
+                self.check_target()
                 free = atomic.free_bytes(self.target.parent)
                 if free is not None and free < self.expected_bytes:
                     raise atomic.too_little_room(self.target, self.expected_bytes, free)
@@ -198,8 +198,8 @@ class BundleWriter:
         atomic.install(self.folder, self.target)
         return Bundle(self.target, written.manifest)
 
-    def _check_target(self) -> None:
-        """Refuse early what `commit` must not replace: hours may lie between."""
+    def check_target(self) -> None:
+        """Refuse early what `commit` must not replace. Raises TargetExistsError."""
         if not os.path.lexists(self.target):
             return
         replaceable = (

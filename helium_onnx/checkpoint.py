@@ -1,8 +1,6 @@
-"""A checkpoint on disk: found (a folder, or a repository of the Hugging Face Hub), checked, and read tensor by tensor.
+"""A checkpoint on disk: a folder with config.json, tokenizer and safetensors, checked, and read tensor by tensor.
 
-Weights are read by ``os.preadv`` into buffers of the caller's size, never mapped: pages of a mapped file would count
-as the exporter's memory. The safetensors header is checked here, since a hostile one must not send a read astray, and
-the shard index, whose paths nobody else checks. Format: https://huggingface.co/docs/safetensors/index#format
+The shard index is checked here, since nobody else checks its paths; the files themselves in safetensors_file.py.
 """
 
 from __future__ import annotations
@@ -12,54 +10,24 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from helium_onnx import strict_json
-from helium_onnx.config import HeliumConfig, short
-from helium_onnx.errors import (
-    CheckpointError,
-    CheckpointNotFoundError,
-    ConfigError,
-    MissingDependencyError,
-    UsageError,
-    WeightsError,
-)
+from helium_onnx.config import HeliumConfig
+from helium_onnx.config_fields import short
+from helium_onnx.errors import CheckpointError, CheckpointNotFoundError, ConfigError, WeightsError
+from helium_onnx.safetensors_file import AGAIN, MAX_HEADER, TensorInfo, fill, json_object, opened, read_header, readable
+
+if TYPE_CHECKING:
+    from helium_onnx.hub import resolve_checkpoint as resolve_checkpoint
 
 CONFIG, SINGLE, INDEX, README = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 #: Small files that belong to a checkpoint, as patterns of their names.
 COMPANIONS = ("generation_config.json", "tokenizer*.json", "special_tokens_map.json")
-
-#: Bits of an element for each dtype of the format; those with a row in ``_READABLE`` can be read.
-_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16}
-_BITS |= {"BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64}
-#: The unsigned integer that holds an element, and its value for infinity: the exponent's bits, all set.
-_READABLE: dict[str, tuple[np.dtype[np.unsignedinteger], int]] = {
-    "BF16": (np.dtype("<u2"), 0x7F80),
-    "F16": (np.dtype("<u2"), 0x7C00),
-    "F32": (np.dtype("<u4"), 0x7F800000),
-}
-_MAX_HEADER = 100_000_000  # the safetensors library's own limit
-_BLOCK = 1 << 18  # elements converted at once: 1 MiB of float32 stays in the cache between read, check and conversion
-_AGAIN = "download the checkpoint again"
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where one tensor lies: ``nbytes`` of ``file`` from ``offset`` on; ``dtype`` in safetensors' names (``BF16``)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    offset: int
-    nbytes: int
 
 
 class Checkpoint:
@@ -109,7 +77,7 @@ class Checkpoint:
                 f"{folder} lacks tensors in the shards where {INDEX} places them",
                 found=_first(absent, "missing"),
                 expected="index and shards of one checkpoint",
-                remedy=_AGAIN,
+                remedy=AGAIN,
             )
         tensors = {name: held[shard][name] for name, shard in weight_map.items()}
         return cls(folder, config, tensors, [*files, index, *shards.values()])
@@ -163,7 +131,7 @@ class Checkpoint:
                     expected=list(shape),
                     remedy=fix,
                 )
-            _readable(info)
+            readable(info)
         modules = {name.removesuffix(".weight") for name in expected} | {"lm_head"}
         foreign = [
             name
@@ -202,16 +170,16 @@ class Checkpoint:
         rows, width = info.shape[0], math.prod(info.shape[1:])
         step = min(rows, max(1, max_bytes // max(1, 4 * width)))
         buffer = np.empty(step * width, np.float32)
-        with _opened(info.file) as fd:
+        with opened(info.file) as fd:
             for start in range(0, rows, max(1, step)):
                 piece = buffer[: min(step, rows - start) * width]
-                _fill(fd, info, start * width, piece)
+                fill(fd, info, start * width, piece)
                 yield start, piece.reshape(min(step, rows - start), *info.shape[1:])
 
     def _read(self, info: TensorInfo, first: int, count: int) -> npt.NDArray[np.float32]:
         out = np.empty(count, np.float32)
-        with _opened(info.file) as fd:
-            _fill(fd, info, first, out)
+        with opened(info.file) as fd:
+            fill(fd, info, first, out)
         return out
 
     def _info(self, name: str) -> TensorInfo:
@@ -222,7 +190,7 @@ class Checkpoint:
                 expected="a name out of `tensors`",
                 remedy="call check_tensors first: it names all that are missing",
             )
-        return _readable(self.tensors[name])
+        return readable(self.tensors[name])
 
 
 def expected_tensors(config: HeliumConfig) -> dict[str, tuple[int, ...]]:
@@ -248,127 +216,6 @@ def expected_tensors(config: HeliumConfig) -> dict[str, tuple[int, ...]]:
     return tensors if config.tie_word_embeddings else {**tensors, "lm_head.weight": embedding}
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file. Raises WeightsError unless they fill the file exactly, without overlap."""
-
-    def unsound(found: object, expected: str, remedy: str = _AGAIN) -> WeightsError:
-        return WeightsError(f"{path} is no sound safetensors file", found=found, expected=expected, remedy=remedy)
-
-    with _opened(path) as fd:
-        size = os.fstat(fd).st_size
-        start = os.pread(fd, 64, 0)
-        if start.startswith(b"version https://git-lfs"):
-            raise unsound(
-                "a Git LFS pointer", "the weights themselves", "run `git lfs pull` in the checkpoint's folder"
-            )
-        length = int.from_bytes(start[:8], "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            found = f"a header of {length:,} bytes in a file of {size:,}" if size >= 8 else f"{size} bytes"
-            raise unsound(found, f"a header that lies in the file, of at most {_MAX_HEADER:,} bytes")
-        text = os.pread(fd, length, 8)
-    try:
-        header = _json_object(text)
-    except ValueError as error:
-        raise unsound(error, "a header that is a JSON object in UTF-8") from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, entry in header.items():
-        match entry:
-            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if dtype in _BITS:
-                pass
-            case _:
-                raise unsound(f"{short(name)}: {short(entry)}", "a known dtype, a shape and two data_offsets")
-        # Eight axes and 63 bits an axis: or the product of a hostile shape would take minutes.
-        if len(shape) > 8 or not all(type(dim) is int and 0 <= dim < 1 << 63 for dim in shape):
-            raise unsound(f"{short(name)} of shape {short(shape)}", "at most eight axes, of integers from 0")
-        if not 0 <= begin <= end:
-            raise unsound(f"{short(name)} from {short(begin)} to {short(end)}", "data_offsets that ascend from 0")
-        if (nbytes := math.prod(shape) * _BITS[dtype] // 8) != end - begin:
-            raise unsound(f"{short(name)} in {short(end - begin)} bytes", f"{nbytes:,} for {dtype} {short(shape)}")
-        tensors[name] = TensorInfo(name, dtype, tuple(shape), path, 8 + length + begin, nbytes)
-    end = 8 + length
-    for info in sorted(tensors.values(), key=lambda info: (info.offset, info.nbytes)):
-        if info.offset != end:
-            raise unsound(
-                f"{short(info.name)} at byte {short(info.offset)}", f"it at {end:,}, where the one before ends"
-            )
-        end += info.nbytes
-    if end != size:
-        what = "truncated" if size < end else "longer than its tensors"
-        raise unsound(f"{size:,} bytes: the file is {what}", f"{end:,} bytes, as its header says")
-    return tensors
-
-
-def resolve_checkpoint(
-    name_or_path: str | os.PathLike[str], *, revision: str | None = None, offline: bool = False
-) -> Path:
-    """The folder of a checkpoint: a path that exists as it is, or a Hub repository ``owner/name`` in the Hub's cache.
-
-    An existing path touches neither the network nor huggingface_hub. ``revision`` is a branch, tag or commit of a
-    repository; ``offline`` (or HF_HUB_OFFLINE=1) takes it from the cache only. Raises CheckpointNotFoundError,
-    MissingDependencyError, or UsageError for a revision of a local folder.
-    """
-    name = os.fspath(name_or_path)
-    try:
-        path = Path(name).expanduser()
-        there = bool(name) and path.exists()
-    except (OSError, RuntimeError):  # a name too long, a home of nobody
-        path, there = Path(name), False
-    if there and revision is not None:
-        remedy = "leave the revision out, or name a repository of the Hub"
-        raise UsageError(f"a local folder has no revision: {path}", found=revision, expected="none", remedy=remedy)
-    if there:
-        return path
-    if isinstance(name_or_path, os.PathLike) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name, re.ASCII):
-        raise CheckpointNotFoundError(
-            f"no checkpoint {short(name)}",
-            found="nothing at this path",
-            expected="a folder with config.json, tokenizer.json and .safetensors files",
-            remedy="correct the path, or name a repository of the Hugging Face Hub as owner/name",
-        )
-    return _from_hub(name, revision, offline)
-
-
-def _from_hub(name: str, revision: str | None, offline: bool) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors as hub
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{name} is no local folder, and reading from the Hugging Face Hub takes huggingface_hub",
-            expected="huggingface_hub installed, or a folder",
-            remedy='pip install "helium-onnx[export]", or pass the folder of a checkpoint',
-        ) from error
-    patterns = [CONFIG, *COMPANIONS, "*.safetensors", "*.safetensors.index.json", README, "LICENSE*"]
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=patterns, local_files_only=offline
-            )
-        )
-    # Everything: connection errors come as OSError, as httpx's or as requests' own, depending on the library's version.
-    except Exception as error:
-        reasons = (
-            (
-                hub.GatedRepoError,
-                "is gated",
-                f"accept its terms at https://huggingface.co/{name}, then `hf auth login`",
-            ),
-            (hub.RevisionNotFoundError, f"has no revision {revision}", "name a branch, tag or commit that it has"),
-            (hub.RepositoryNotFoundError, "does not exist, or is private", "correct the name, or `hf auth login`"),
-            (hub.HFValidationError, "is no name of a repository", "name it as owner/name"),
-        )
-        fallback = (
-            "is not in the cache, and the Hub cannot be reached or may not be asked (no network, or offline)",
-            f"download it where there is a network (`hf download {name}`) and pass that folder, "
-            "or fill the cache (HF_HOME) with it",
-        )
-        what, remedy = next(((what, fix) for kind, what, fix in reasons if isinstance(error, kind)), fallback)
-        found = f"{type(error).__name__}: {error}".splitlines()[0]
-        expected = "a checkpoint on the Hugging Face Hub or in its cache"
-        raise CheckpointNotFoundError(f"{name} {what}", found=found, expected=expected, remedy=remedy) from error
-
-
 def _inside(folder: Path, name: str, error: type[CheckpointError], named_by: str | None = None) -> Path:
     """``folder / name``, if it is a plain name of a regular file inside the folder; otherwise ``error``.
 
@@ -392,34 +239,26 @@ def _inside(folder: Path, name: str, error: type[CheckpointError], named_by: str
             )
         there = target.is_file()
     except (OSError, RuntimeError, ValueError) as problem:  # a loop of links, a name too long or not in UTF-8
-        raise error(f"{folder}: the file {short(name)}{by} cannot be found", found=problem, remedy=_AGAIN) from problem
+        raise error(f"{folder}: the file {short(name)}{by} cannot be found", found=problem, remedy=AGAIN) from problem
     if not there:
-        raise error(f"{folder}: the file {short(name)}{by} is missing", expected="a regular file", remedy=_AGAIN)
+        raise error(f"{folder}: the file {short(name)}{by} is missing", expected="a regular file", remedy=AGAIN)
     return folder / name
 
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name to shard, as the index says; the shards' names are still to be distrusted."""
     try:
-        if path.stat().st_size > _MAX_HEADER:
-            raise ValueError(f"more than {_MAX_HEADER:,} bytes")
-        weight_map = _json_object(path.read_bytes()).get("weight_map")
+        if path.stat().st_size > MAX_HEADER:
+            raise ValueError(f"more than {MAX_HEADER:,} bytes")
+        weight_map = json_object(path.read_bytes()).get("weight_map")
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read", found=error, expected="a JSON object", remedy=_AGAIN) from error
+        raise WeightsError(f"{path} cannot be read", found=error, expected="a JSON object", remedy=AGAIN) from error
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         expected = "an object: tensor name to file name"
         raise WeightsError(
-            f"{path}: weight_map cannot be used", found=short(weight_map), expected=expected, remedy=_AGAIN
+            f"{path}: weight_map cannot be used", found=short(weight_map), expected=expected, remedy=AGAIN
         )
     return weight_map
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    """Raises ValueError: no JSON object in UTF-8, a key twice, NaN or Infinity."""
-    value, flaws = strict_json.parse(data.decode())
-    if flaws or not isinstance(value, dict):
-        raise ValueError("; ".join(flaws) or f"{short(value)}, not an object")
-    return value
 
 
 def _no_safetensors(folder: Path, names: list[str]) -> WeightsError:
@@ -436,72 +275,14 @@ def _no_safetensors(folder: Path, names: list[str]) -> WeightsError:
     )
 
 
-def _readable(info: TensorInfo) -> TensorInfo:
-    if info.dtype not in _READABLE:
-        raise WeightsError(
-            f"{info.file}: the tensor {info.name} has a dtype that cannot be exported",
-            found=info.dtype,
-            expected=" or ".join(_READABLE),
-            remedy="take the checkpoint that is not quantized; a recipe quantizes it",
-        )
-    return info
-
-
 def _first(names: list[str], what: str) -> str:
     return f"{len(names)} {what}: {', '.join(map(short, names[:5]))}{' ...' if len(names) > 5 else ''}"
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be opened", found=error, remedy="check its permissions") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def __getattr__(name: str) -> object:
+    # evaluation/parity.py still asks here for what moved to hub.py: to be deleted together with that import.
+    if name == "resolve_checkpoint":
+        from helium_onnx import hub
 
-
-def _fill(fd: int, info: TensorInfo, first: int, out: npt.NDArray[np.float32]) -> None:
-    """Elements from ``first`` on into ``out`` (flat, contiguous), a block at a time: read, check, convert."""
-    unsigned, infinity = _READABLE[info.dtype]
-    signed, sign = np.dtype(f"<i{unsigned.itemsize}"), 1 << (8 * unsigned.itemsize - 1)
-    scratch = np.empty(0 if info.dtype == "F32" else min(_BLOCK, out.size), unsigned)
-    for done in range(0, out.size, _BLOCK):
-        target = out[done : done + _BLOCK]
-        raw = target.view(unsigned) if info.dtype == "F32" else scratch[: target.size]
-        _read_exactly(fd, info, (first + done) * unsigned.itemsize, raw.data.cast("B"))
-        # Infinities and NaN are the largest bit patterns of either sign: two maxima find them, without a temporary.
-        if raw.view(signed).max() >= infinity or raw.max() >= sign | infinity:
-            at = int(np.flatnonzero((raw & infinity) == infinity)[0])
-            raise WeightsError(
-                f"{info.file}: the tensor {info.name} is not finite",
-                found=f"{'NaN' if raw[at] & (infinity ^ (sign - 1)) else 'an infinity'} at "
-                f"{[int(i) for i in np.unravel_index(first + done + at, info.shape)]}",
-                expected="finite numbers",
-                remedy=f"{_AGAIN}; if it stays, its training or conversion has failed",
-            )
-        if info.dtype == "BF16":  # bfloat16 is the upper half of a float32
-            bits = target.view(np.uint32)
-            bits[...] = raw
-            bits <<= 16
-        elif info.dtype == "F16":
-            target[...] = raw.view(np.float16)
-
-
-def _read_exactly(fd: int, info: TensorInfo, begin: int, into: memoryview) -> None:
-    done = 0
-    while done < into.nbytes:
-        try:
-            count = os.preadv(fd, [into[done:]], info.offset + begin + done)
-        except OSError as error:
-            raise WeightsError(f"{info.file} cannot be read", found=error, remedy="check the disk") from error
-        if count == 0:
-            raise WeightsError(
-                f"{info.file} is truncated",
-                found=f"its end at byte {begin + done:,} of the tensor {info.name}",
-                expected=f"{info.nbytes:,} bytes of it",
-                remedy=_AGAIN,
-            )
-        done += count
+        return hub.resolve_checkpoint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,35 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
-import huggingface_hub
 import numpy as np
 import pytest
 import tiny
-from huggingface_hub import errors as hub
-from huggingface_hub.utils._paths import filter_repo_objects
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from helium_onnx import checkpoint as module
-from helium_onnx.checkpoint import Checkpoint, expected_tensors, read_header, resolve_checkpoint
+from helium_onnx import safetensors_file
+from helium_onnx.checkpoint import Checkpoint, expected_tensors
 from helium_onnx.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     ConfigError,
-    MissingDependencyError,
-    UsageError,
     WeightsError,
 )
 
@@ -102,7 +92,7 @@ def test_the_names_and_shapes_are_those_of_transformers(tmp_path: Path, model_ty
 def test_rows_and_pieces_are_parts_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, block: int
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK", block)  # smaller than a row, and larger than the tensor
+    monkeypatch.setattr(safetensors_file, "_BLOCK", block)  # smaller than a row, and larger than the tensor
     checkpoint = check(tiny.write_checkpoint(tmp_path, dtype=dtype))
     for name in ("model.embed_tokens.weight", "model.norm.weight"):
         whole = checkpoint.read(name)
@@ -169,7 +159,8 @@ def test_licence(folder: Path, readme: str | None, licence: str | None) -> None:
 
 def test_reading_a_checkpoint_loads_no_framework(folder: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from helium_onnx.checkpoint import Checkpoint, resolve_checkpoint\n"
+        "import sys; from pathlib import Path; from helium_onnx.checkpoint import Checkpoint\n"
+        "from helium_onnx.hub import resolve_checkpoint\n"
         f"c = Checkpoint.open(resolve_checkpoint({str(folder)!r})); c.read({Q!r})\n"
         "print([m for m in ('torch', 'huggingface_hub', 'safetensors') if m in sys.modules])"
     )
@@ -370,9 +361,6 @@ def test_an_unknown_tensor(folder: Path) -> None:
         check(folder).read("x.weight")
 
 
-# Headers
-
-
 def test_a_truncated_file(folder: Path) -> None:
     path = folder / "model.safetensors"
     os.truncate(path, path.stat().st_size - 1)
@@ -384,249 +372,3 @@ def test_a_file_that_shrinks_after_it_was_opened(folder: Path) -> None:
     os.truncate(folder / "model.safetensors", checkpoint.tensors[Q].offset + 100)
     with pytest.raises(WeightsError, match="is truncated"):
         checkpoint.read(Q)
-
-
-def entry(begin: object, end: object, shape: object = (4,), dtype: object = "F32") -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-@pytest.mark.parametrize(
-    ("header", "found"),
-    [
-        ({"a": entry(0, 16), "b": entry(16, 32)}, None),
-        ({"a": entry(0, 16), "e": entry(16, 16, (0, 3)), "b": entry(16, 32)}, None),
-        ({"a": entry(0, 16), "b": entry(0, 16)}, "'b' at byte"),
-        ({"a": entry(0, 16), "b": entry(8, 24)}, "'b' at byte"),
-        ({"b": entry(16, 32)}, "'b' at byte"),
-        ({"a": entry(0, 16)}, "longer"),
-        ({"a": entry(0, 64, (16,))}, "truncated"),
-        ({"a": entry(0, 32)}, "'a' in 32 bytes"),
-        ({"a": entry(16, 0)}, "'a' from 16"),
-        ({"a": entry(-16, 0)}, "'a' from -16"),
-        ({"a": entry(0, 32, (-8,))}, "of shape [-8]"),
-        ({"a": entry(0, 32, (8.0,))}, "of shape [8.0]"),
-        ({"a": entry(0, 32, (True,) * 3)}, "of shape [True"),
-        ({"a": entry(0, 32, (2**63,))}, "of shape"),
-        ({"a": entry(0, 32, (1,) * 9)}, "of shape"),
-        ({"a": entry(0, 32, (2**62, 2**62))}, "'a' in 32 bytes"),
-        ({"a": entry(0, 32, "8")}, "'a': {"),
-        ({"a": entry(0, 32, (8,), "Q4")}, "'a': {"),
-        ({"a": entry(0, 32, (8,), ["F32"])}, "'a': {"),
-        ({"a": entry(0, 32.0, (8,))}, "'a': {"),
-        ({"a": entry(0, 10**400, (8,))}, "'a' in"),
-        ({"a": {"dtype": "F32", "shape": [8]}}, "'a': {"),
-        ({"a": None}, "'a': nothing"),
-        ({}, "longer"),
-    ],
-)
-def test_headers_with_32_bytes_of_data(tmp_path: Path, header: dict[str, object], found: str | None) -> None:
-    path = tmp_path / "model.safetensors"
-    tiny.write_safetensors(path, header, bytes(32))
-    if found is None:
-        assert list(read_header(path)) == list(header)
-        return
-    with pytest.raises(WeightsError) as caught:
-        read_header(path)
-    assert found in str(caught.value.found)
-    assert caught.value.expected
-    assert str(path) in caught.value.what
-
-
-@pytest.mark.parametrize(
-    ("data", "found"),
-    [
-        (b"", "0 bytes"),
-        (b"\x00" * 7, "7 bytes"),
-        (b"\x00" * 8, "Expecting value"),
-        (b"\xff" * 16, "a header of 18,446,744,073,709,551,615 bytes in a file of 16"),
-        (b"\x03" + b"\x00" * 7 + b"[1]", "not an object"),
-        (b"\x02" + b"\x00" * 7 + b"\xff\xfe", "utf-8"),
-        (b"\x0f" + b"\x00" * 7 + b'{"a":1, "a": 1}', "twice"),
-    ],
-)
-def test_bytes_that_are_no_safetensors(tmp_path: Path, data: bytes, found: str) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(WeightsError) as caught:
-        read_header(path)
-    assert found in str(caught.value.found)
-
-
-def test_a_header_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes((200_000_000).to_bytes(8, "little"))
-    os.truncate(path, 300_000_000)  # a hole: takes no disk
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(WeightsError, match="100,000,000"):
-        read_header(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
-
-
-NUMBERS = st.integers(-2, 40) | st.integers() | st.none() | st.floats()
-ENTRIES = st.fixed_dictionaries(
-    {},
-    optional={
-        "dtype": st.sampled_from(["F32", "BF16", "I8", "X"]) | NUMBERS,
-        "shape": st.lists(NUMBERS, max_size=3) | NUMBERS,
-        "data_offsets": st.lists(NUMBERS, max_size=3) | NUMBERS,
-    },
-)
-HEADERS = st.dictionaries(st.text(max_size=3) | st.just("__metadata__"), ENTRIES | NUMBERS, max_size=3)
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    data=st.binary(max_size=64)
-    | st.tuples(HEADERS, st.binary(max_size=40)).map(
-        lambda pair: len(json.dumps(pair[0])).to_bytes(8, "little") + json.dumps(pair[0]).encode() + pair[1]
-    )
-)
-def test_any_bytes_are_tensors_inside_the_file_or_a_weights_error(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "fuzz.safetensors"
-    path.write_bytes(data)
-    try:
-        tensors = read_header(path)
-    except WeightsError:
-        return
-    assert all(8 <= info.offset <= info.offset + info.nbytes <= len(data) for info in tensors.values())
-    assert 8 + int.from_bytes(data[:8], "little") + sum(info.nbytes for info in tensors.values()) == len(data)
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.integers(0, 3000), value=st.integers(0, 255))
-def test_a_flipped_byte_of_a_real_header(folder: Path, at: int, value: int) -> None:
-    path = folder / "flipped.safetensors"
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[at] = value
-    path.write_bytes(data)
-    try:
-        tensors = read_header(path)
-    except WeightsError:
-        return
-    assert sum(info.nbytes for info in tensors.values()) < len(data)
-
-
-# Names
-
-
-def test_an_existing_path_asks_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it raises
-    monkeypatch.chdir(folder.parents[0])
-    monkeypatch.setenv("HOME", str(folder.parent))
-    (folder / "sub").mkdir()
-    for name in (folder, str(folder), "helium", "./helium", "helium/sub", "~/helium"):
-        assert resolve_checkpoint(name).resolve() in (folder, folder / "sub")
-    with pytest.raises(UsageError, match="no revision"):
-        resolve_checkpoint("helium", revision="main")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["./none", "/none/x", "~/none", "~nobody-here/x", "../none", "a/b/c", "none", "", "a/", "/", "a b/c", "\0",
-     "x" * 5000],
-)  # fmt: skip
-def test_a_path_that_is_missing_asks_nobody(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    if name == "/":
-        assert resolve_checkpoint(name) == Path("/")  # it exists; Checkpoint.open will look for its config
-        return
-    with pytest.raises(CheckpointNotFoundError, match="owner/name"):
-        resolve_checkpoint(name)
-
-
-def test_a_missing_path_object_is_never_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(CheckpointNotFoundError):
-        resolve_checkpoint(Path("owner/name"))
-
-
-def test_the_hub_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match=r"helium-onnx\[export\]"):
-        resolve_checkpoint("kyutai/helium-1-preview-2b")
-
-
-def stub(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., str]) -> None:
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
-
-
-def test_a_repository_is_asked_for_what_an_export_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def answer(*args: Any, **keywords: Any) -> str:
-        calls.append((args, keywords))
-        return str(folder)
-
-    stub(monkeypatch, answer)
-    assert resolve_checkpoint("kyutai/helium-1-preview-2b", revision="v1", offline=True) == folder
-    (args, keywords), = calls  # fmt: skip
-    assert args == ("kyutai/helium-1-preview-2b",)
-    patterns = keywords.pop("allow_patterns")
-    assert keywords == {"revision": "v1", "local_files_only": True}
-    wanted = filter_repo_objects(
-        ["config.json", "tokenizer.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
-         "README.md", "LICENSE", "pytorch_model.bin", "model.gguf", "modeling.py"], allow_patterns=patterns
-    )  # fmt: skip
-    assert len(list(wanted)) == 6
-
-
-def response(status: int) -> httpx2.Response:
-    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co/x"))
-
-
-@pytest.mark.parametrize(
-    ("error", "what", "remedy"),
-    [
-        (hub.GatedRepoError("403", response=response(403)), "is gated", "hf auth login"),
-        (
-            hub.RepositoryNotFoundError("404", response=response(404)),
-            "does not exist, or is private",
-            "correct the name",
-        ),
-        (hub.RevisionNotFoundError("404", response=response(404)), "has no revision v9", "branch, tag or commit"),
-        (hub.HfHubHTTPError("500", response=response(500)), "cannot be reached", "pass that folder"),
-        (hub.LocalEntryNotFoundError("no network\nmore"), "cannot be reached", "fill the cache"),
-        (hub.HFValidationError("bad"), "is no name", "owner/name"),
-        (httpx2.ConnectError("refused"), "cannot be reached", "pass that folder"),
-        (httpx2.ProxyError("refused"), "cannot be reached", "pass that folder"),
-        (ConnectionError("refused"), "cannot be reached", "pass that folder"),
-        (TimeoutError("slow"), "cannot be reached", "pass that folder"),
-    ],
-)
-def test_every_failure_of_the_hub_is_one_clear_error(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, what: str, remedy: str
-) -> None:
-    def answer(*_: Any, **__: Any) -> str:
-        raise error
-
-    stub(monkeypatch, answer)
-    with pytest.raises(CheckpointNotFoundError) as caught:
-        resolve_checkpoint("kyutai/helium", revision="v9")
-    assert what in caught.value.what
-    assert remedy in str(caught.value.remedy)
-    assert type(error).__name__ in str(caught.value.found)
-    assert caught.value.__cause__ is error
-
-
-def hub_in_another_process(cache: Path, name: str) -> subprocess.CompletedProcess[str]:
-    """The real snapshot_download, with HF_HUB_OFFLINE, which it reads when it is imported."""
-    code = (
-        "import sys; from helium_onnx.checkpoint import Checkpoint, resolve_checkpoint\n"
-        f"c = Checkpoint.open(resolve_checkpoint({name!r})); c.check_tensors(c.config); print(c.folder)"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
-
-
-def test_hf_hub_offline_finds_the_cache_and_says_what_is_not_in_it(tmp_path: Path) -> None:
-    repository = tmp_path / "models--kyutai--tiny"
-    snapshot = tiny.write_checkpoint(repository / "snapshots" / ("0" * 40))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
-    assert hub_in_another_process(tmp_path, "kyutai/tiny").stdout.strip() == str(snapshot)
-    missing = hub_in_another_process(tmp_path, "kyutai/other").stderr
-    assert "CheckpointNotFoundError: kyutai/other is not in the cache" in missing
-    assert "hf download kyutai/other" in missing

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from transformers import HeliumConfig as TheirHelium
 from transformers import LlamaConfig as TheirLlama
 
-from helium_onnx.config import DTYPES, HeliumConfig
+from helium_onnx.config import HeliumConfig
+from helium_onnx.config_fields import DTYPES
 from helium_onnx.errors import ConfigError
 
 SIZES: dict[str, Any] = {

@@ -14,11 +14,12 @@ from pathlib import Path
 from helium_onnx import contract
 from helium_onnx._version import __version__
 from helium_onnx.bundle import Bundle, BundleWriter, sha256
-from helium_onnx.checkpoint import Checkpoint, resolve_checkpoint
+from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.exporter.client_files import write_client_files
 from helium_onnx.exporter.graphs import build_graphs, graph_record, save_graph
 from helium_onnx.exporter.trace import trace
 from helium_onnx.exporter.weights import WeightPlan
+from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.manifest import FORMAT_VERSION, FileRecord, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import Recipe, load_recipe
@@ -42,6 +43,7 @@ def export(
     """See :func:`helium_onnx.export`."""
     report = progress or silent
     chosen = load_recipe(recipe)
+    BundleWriter(out, force=force, expected_bytes=0).check_target()  # before a minute's work, and again with the lock
     report(ProgressEvent("read", os.fspath(checkpoint)))
     source = Checkpoint.open(resolve_checkpoint(checkpoint, revision=revision, offline=offline))
     config = source.config

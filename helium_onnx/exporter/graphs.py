@@ -23,6 +23,7 @@ from helium_onnx.exporter.passes.rewriting import MICROSOFT
 from helium_onnx.exporter.passes.store_weights import StoreEmbedding, StoreLinear, StoreRemaining
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.manifest import GraphRecord
+from helium_onnx.modeling import DOMAIN
 from helium_onnx.recipe import Recipe
 
 #: Runtimes on devices refuse IR version 11 (mobile and browser builds of ONNX Runtime lag behind).
@@ -82,6 +83,7 @@ def _finish(model: ir.Model, graph: Graph, config: HeliumConfig, recipe: Recipe)
     model.graph.name = f"helium.{graph}"
     if recipe.graph.operators == "onnxruntime":
         model.graph.opset_imports[MICROSOFT] = 1
+    model.graph.opset_imports.pop(DOMAIN, None)  # of the nodes that the passes have lowered: no runtime knows it
     precision = {"compute": recipe.precision.compute, "cache": recipe.precision.key_value_cache}
     for values, direction in ((model.graph.inputs, "input"), (model.graph.outputs, "output")):
         by_name = {value.name: value for value in values}

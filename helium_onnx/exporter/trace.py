@@ -26,6 +26,7 @@ from helium_onnx.modeling import HeliumForCausalLM
 
 #: The standard operator set of all graphs: the newest whose operators every runtime of docs/targets knows.
 OPSET = 18
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def trace(config: HeliumConfig) -> ir.Model:
@@ -36,6 +37,9 @@ def trace(config: HeliumConfig) -> ir.Model:
     """
     traced_layers = min(config.num_hidden_layers, 2)
     model = _export(dataclasses.replace(config, num_hidden_layers=traced_layers))
+    if config.tie_word_embeddings and (shared := model.graph.initializers.get(_HEAD)) is not None:
+        # The exporter keeps one of a tied pair's names for both, the head's; the checkpoint has the embedding's alone.
+        shared.name = _EMBEDDING
     for name, value in model.graph.initializers.items():
         value.const_value = placeholder(name, value.dtype or ir.DataType.FLOAT, static_shape(value))
     if config.num_hidden_layers > traced_layers:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Tensors start at multiples of a page, so that every runtime can map them in place.
 ALIGNMENT = 4096
+#: What a transposition holds at once, twice: every matrix of a 2 B model but its head fits.
+_TRANSPOSED_BYTES = 80 << 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Keep:
 class Transposed:
     """A matrix ``[N, K]`` of a Linear, stored ``[K, N]`` as MatMul takes it, in float32.
 
-    ``head_of`` names the tensor it is read from where the head is tied to the embedding.
+    ``source`` is the checkpoint's tensor: ``name`` itself, or the embedding where the head is tied to it.
     """
 
     source: str
@@ -98,8 +100,15 @@ class Transposed:
 
     def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
         (tensor,) = self.tensors()
-        sink(tensor, 0, np.ascontiguousarray(checkpoint.read(self.source).T))
-        yield tensor.nbytes
+        rows = self.shape[0]
+        for row, values in checkpoint.iter_rows(self.source, max_bytes=_TRANSPOSED_BYTES):
+            turned = np.ascontiguousarray(values.T)
+            if len(values) == rows:
+                sink(tensor, 0, turned)
+            else:  # a large head: a strip of columns at a time
+                for column, strip in enumerate(turned):
+                    sink(tensor, 4 * (column * rows + row), strip)
+            yield values.nbytes
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ class InPlaceCache:
         if not self._buffers or len(self._buffers[0]) < rows:
             self._buffers = []  # the old ones first: both at once would double the peak
             self._buffers = [
-                np.zeros((rows, int(s.dims[1]), self._context_length, int(s.dims[3])), np.dtype(s.dtype))
+                _zeros((rows, int(s.dims[1]), self._context_length, int(s.dims[3])), np.dtype(s.dtype))
                 for s in self._specs
             ]
         return [buffer[:rows] for buffer in self._buffers]
@@ -59,3 +62,20 @@ class GrowingPast:
 
     def row(self, index: int) -> GrowingPast:
         return GrowingPast(self.tensors[index : index + 1], self.lengths[index : index + 1])
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros that take memory page by page, as they are written. Raises MemoryError.
+
+    ``np.zeros`` asks Linux for huge pages, and one of 2 MB is a whole head's 4096 tokens: the first 16 tokens of the
+    2 B model then took 1.9 of its buffers' 2.0 GB (measured), and so take 12 MB.
+    """
+    if not hasattr(mmap, "MADV_NOHUGEPAGE"):  # not Linux
+        return np.zeros(shape, dtype)
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(str(error)) from error
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)

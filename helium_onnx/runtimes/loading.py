@@ -37,7 +37,6 @@ def load_model(
     """See :func:`helium_onnx.load`."""
     if bundle.task != "text-generation":
         raise BundleError(f"{bundle.path} does not generate text", found=bundle.task, expected="text-generation")
-    tokenizer = load_tokenizer(bundle)
     session = OnnxRuntimeSession(
         bundle,
         provider=provider,
@@ -47,4 +46,10 @@ def load_model(
         cache_dir=cache_dir,
         progress=progress,
     )
-    return LanguageModel(session, tokenizer)
+    try:
+        tokenizer = load_tokenizer(bundle)  # while the prefill graph loads
+        session.wait("prefill")
+        return LanguageModel(session, tokenizer)
+    except BaseException:
+        session.close()
+        raise

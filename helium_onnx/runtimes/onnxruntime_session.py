@@ -12,10 +12,18 @@ from numpy.typing import NDArray
 
 from helium_onnx import contract
 from helium_onnx.bundle import Bundle
-from helium_onnx.errors import BundleError, IntegrityError, ProviderError, ResourceError, UsageError
+from helium_onnx.errors import (
+    BundleError,
+    GenerationError,
+    IntegrityError,
+    ProviderError,
+    ResourceError,
+    UsageError,
+)
 from helium_onnx.manifest import GraphRecord
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.key_value_cache import GrowingPast, InPlaceCache, InPlacePast
+from helium_onnx.runtimes.memory import return_freed_memory
 from helium_onnx.runtimes.prepacked import PrepackedCache
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads, execution_provider
 from helium_onnx.runtimes.session import Past, Phase
@@ -30,8 +38,8 @@ class OnnxRuntimeSession:
 
     ``context_length`` bounds prompt and generated tokens (default: the model's). ``threads`` defaults to the physical
     cores that the process may use. ``cache`` keeps prepacked weights on this machine: True, False, or None for where
-    it pays (see prepacked.py). The prefill session is ready on return; the decode session loads beside the first
-    prefill.
+    it pays (see prepacked.py). The sessions load in the background, prefill first: ``wait`` and ``run`` wait for them
+    and raise what their load raised; what can be known of the bundle's files is checked before the constructor returns.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class OnnxRuntimeSession:
         self.context_length = _context_length(context_length, int(config["max_position_embeddings"]))
         self.threads = _threads(threads)
         self._in_place = bundle.manifest.recipe["graph"]["operators"] == "onnxruntime"
+        graphs: dict[Phase, Path] = {phase: bundle.graph_path(phase) for phase in ("prefill", "decode")}
         specs = bundle.manifest.graphs["decode"].inputs
         self._past_specs = tuple(spec for spec in specs if spec.name.startswith("past_key_values."))
         self._past_names = [spec.name for spec in self._past_specs]
@@ -60,26 +69,23 @@ class OnnxRuntimeSession:
         self._ones = np.ones((1, self.context_length), np.int64)
 
         packed = PrepackedCache(bundle, cache_dir)
-        self._options = session_options(self.provider, self.threads)
-        graphs: dict[Phase, Path] = {phase: bundle.graph_path(phase) for phase in ("prefill", "decode")}
         wanted = self.provider.prepacks and (packed.pays() if cache is None else cache)
-        if not wanted:
+        optimized = wanted and packed.prepare(lambda: session_options(self.provider, self.threads), progress)
+        if optimized:
+            graphs = {phase: packed.graph_path(phase) for phase in graphs}
+        elif not wanted:
             # A changed bit in the weights would load silently and speak nonsense. The cache's way hashes only once.
             bundle.check_digests()
-        elif packed.prepare(lambda: session_options(self.provider, self.threads), progress):
-            graphs = {phase: packed.graph_path(phase) for phase in graphs}
-            # The graphs in the cache are optimized already, for this machine.
-            self._options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        progress(ProgressEvent("load", "prefill.onnx"))
-        # The first session packs (to compare with the cache) on all threads, since nothing else can be done meanwhile.
-        self._options.add_session_config_entry("session.prepack.enable_parallel", "1")
-        self._prefill = self._load("prefill", graphs["prefill"])
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-load")
-        self._decode: Future[ort.InferenceSession] = self._loader.submit(self._load, "decode", graphs["decode"])
-        self._loader.shutdown(wait=False)
+        progress(ProgressEvent("load", "prefill.onnx, decode.onnx"))
+        loader = ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-load")
+        self._sessions: dict[Phase, Future[ort.InferenceSession]] = {
+            phase: loader.submit(self._load, phase, path, optimized) for phase, path in graphs.items()
+        }
+        loader.shutdown(wait=False)
 
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
+        self._check_open()
         lengths = np.zeros(rows, np.int64)
         if not self._in_place:
             return GrowingPast.empty(self._past_specs, rows)
@@ -103,14 +109,25 @@ class OnnxRuntimeSession:
         assert logits is not None
         return logits
 
+    def wait(self, *phases: Phase) -> None:
+        """Return when the sessions of ``phases`` (default: both) are loaded; raise what a load raised."""
+        for phase in phases or tuple(self._sessions):
+            self._session(phase)
+
     def close(self) -> None:
         """Free the sessions' memory. The session cannot run afterwards."""
-        self._decode.cancel()
-        for name in ("_prefill", "_decode", "_cache"):
-            self.__dict__.pop(name, None)
+        for future in self._sessions.values():
+            future.cancel()
+        self._sessions.clear()
+        self.__dict__.pop("_cache", None)
 
     def _session(self, phase: Phase) -> ort.InferenceSession:
-        return self._prefill if phase == "prefill" else self._decode.result()
+        self._check_open()
+        return self._sessions[phase].result()
+
+    def _check_open(self) -> None:
+        if not self._sessions:
+            raise GenerationError("this model has been closed", remedy="load the bundle again")
 
     def _run_in_place(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
         assert isinstance(past, InPlacePast)
@@ -160,10 +177,17 @@ class OnnxRuntimeSession:
         past.lengths += input_ids.shape[1]
         return np.concatenate(results)
 
-    def _load(self, phase: Phase, path: Path) -> ort.InferenceSession:
+    def _load(self, phase: Phase, path: Path, optimized: bool) -> ort.InferenceSession:
         row = self.provider
+        options = session_options(row, self.threads)
+        if optimized:  # for this machine, when the cache was made
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if phase == "prefill":
+            # Packing (to compare with the cache) on all threads: the first token waits for it. The decode session
+            # loads beside the first prefill, and then more threads would only take its cores, and 40 MB.
+            options.add_session_config_entry("session.prepack.enable_parallel", "1")
         try:
-            session = ort.InferenceSession(path, self._options, providers=[(row.onnxruntime_name, dict(row.options))])
+            session = ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
         except Exception as error:
             raise _load_error(error, path, self.bundle) from error
         if session.get_providers()[0] != row.onnxruntime_name:
@@ -173,6 +197,8 @@ class OnnxRuntimeSession:
                 remedy="see ONNX Runtime's message above; nothing is run on another provider in its place",
             )
         check_contract(session, self.bundle.manifest.graphs[phase], path)
+        if phase == "decode":  # the last of the two
+            return_freed_memory()
         return session
 
     def _too_little_memory(self, rows: int, error: BaseException) -> ResourceError:

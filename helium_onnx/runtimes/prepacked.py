@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,11 +30,13 @@ from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import HeliumOnnxError, TargetLockedError
 from helium_onnx.locking import exclusive_lock
 from helium_onnx.progress import ProgressCallback, ProgressEvent
+from helium_onnx.runtimes.initializer_order import initializers_last
 from helium_onnx.runtimes.session import Phase
 
 #: Below this a session packs its weights faster than a user notices, and a cache would only litter the disk.
 PAYS_FROM_BYTES = 64 << 20
 _WEIGHTS = "weights.data"
+_ALIGNMENT = 64  # bytes: a cache line, and a register of AVX-512
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
@@ -181,9 +184,17 @@ class PrepackedCache:
             options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
-            ort.InferenceSession(self.bundle.graph_path(phase), options, providers=["CPUExecutionProvider"])
+            graph = self.bundle.graph_path(phase)
+            # The graph comes as bytes, so that ONNX Runtime must be told where its weights are.
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+            # What is odd in size goes last, or it would misplace all that is written behind it (see _check_alignment).
+            odd = [tensor.name for tensor in self.bundle.manifest.tensors if tensor.nbytes % _ALIGNMENT]
+            ort.InferenceSession(
+                initializers_last(graph.read_bytes(), odd), options, providers=["CPUExecutionProvider"]
+            )
             if not (scratch / _WEIGHTS).exists():
                 raise OSError("ONNX Runtime wrote no prepacked weights")
+            _check_alignment(scratch / f"{phase}.onnx")
             (scratch / f"{phase}.onnx").rename(partial / f"{phase}.onnx")
             if not (partial / _WEIGHTS).exists():
                 (scratch / _WEIGHTS).rename(partial / _WEIGHTS)
@@ -204,6 +215,19 @@ class PrepackedCache:
         for path in self.root.iterdir():
             if path.name.startswith((prefix, f".{prefix}")) and path.is_dir() and path != self.folder:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_alignment(graph: Path) -> None:
+    """Raise OSError unless all packed weights of a graph that ONNX Runtime saved begin at a multiple of 64 bytes.
+
+    Kernels pack relative to the next such address inside of their buffer. ONNX Runtime 1.31.1 writes what they packed
+    behind whatever came before, and maps it: at any other address they read it shifted, and the model speaks nonsense,
+    without an error (measured: int4 at accuracy_level 4, AVX-512).
+    """
+    # external_data's value for a key "prepacked_<i>": kernel+hash|offset;length;... as text within the protobuf.
+    offsets = [int(offset) for offset in re.findall(rb"\+\d+\|(\d+);\d+;", graph.read_bytes())]
+    if not offsets or any(offset % _ALIGNMENT for offset in offsets):
+        raise OSError(f"ONNX Runtime saved no packed weights for {graph.name} that lie at multiples of {_ALIGNMENT}")
 
 
 def _equal(first: Path, second: Path) -> bool:

@@ -17,9 +17,10 @@ class LastPosition(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        logits = next(value for value in graph.outputs if value.name == "logits")
-        head = logits.producer()
-        assert head is not None
+        logits = next((value for value in graph.outputs if value.name == "logits"), None)
+        head = None if logits is None else logits.producer()
+        if logits is None or head is None:
+            return ir.passes.PassResult(model, modified=False)
         hidden = head.inputs[0]
         assert hidden is not None
         inputs = {value.name: value for value in graph.inputs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
@@ -20,6 +21,7 @@ class NameNodes(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         seen: Counter[str] = Counter()
+        before = _names(model)
         for node in model.graph:
             base = ".".join(filter(None, (_module(node), node.op_type)))
             seen[base] += 1
@@ -28,8 +30,22 @@ class NameNodes(ir.passes.InPlacePass):
                 if output.is_graph_output() or output.name == "":
                     continue
                 output.name = f"{node.name}.{index}" if len(node.outputs) > 1 else f"{node.name}.output"
-        ClearMetadataAndDocStringPass()(model)
-        return ir.passes.PassResult(model, modified=True)
+        cleared = ClearMetadataAndDocStringPass()(model).modified
+        for value in _values(model):  # of which that pass knows nothing
+            cleared = cleared or bool(value.metadata_props)
+            value.metadata_props.clear()
+        return ir.passes.PassResult(model, modified=cleared or _names(model) != before)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from model.graph.initializers.values()
+    for node in model.graph:
+        yield from node.outputs
+
+
+def _names(model: ir.Model) -> list[str | None]:
+    return [name for node in model.graph for name in (node.name, *(output.name for output in node.outputs))]
 
 
 def _module(node: ir.Node) -> str:

@@ -25,6 +25,8 @@ class RepeatLayers(ir.passes.InPlacePass):
         self.num_hidden_layers = num_hidden_layers
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        if self.num_hidden_layers <= 2:
+            return ir.passes.PassResult(model, modified=False)
         graph = model.graph
         layer_of = {node: layer_index(node) for node in graph}
         template = [node for node, layer in layer_of.items() if layer == 1]

@@ -79,7 +79,10 @@ class StoreEmbedding(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         settings: MatrixSettings = self.quantization.embedding
-        gather = next(node for node in model.graph if node.op_type == "Gather" and not node.domain)
+        gathers = [node for node in model.graph if node.op_type == "Gather" and not node.domain]
+        gather = next((node for node in gathers if (v := node.inputs[0]) is not None and v.name == EMBEDDING), None)
+        if gather is None:
+            return ir.passes.PassResult(model, modified=False)
         table, input_ids = gather.inputs
         assert table is not None and table.is_initializer()
         rows, columns = static_shape(table)
@@ -112,6 +115,7 @@ class StoreRemaining(ir.passes.InPlacePass):
         self.plan, self.config = plan, config
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
         for name, value in list(model.graph.initializers.items()):
             if not value.uses():
                 del model.graph.initializers[name]
@@ -123,7 +127,10 @@ class StoreRemaining(ir.passes.InPlacePass):
                 value.const_value = self.plan.external(name)
             elif name == EMBEDDING:
                 value.const_value = self.plan.external(name)
-        return ir.passes.PassResult(model, modified=True)
+            else:
+                continue
+            changed = True
+        return ir.passes.PassResult(model, modified=changed)
 
 
 def initializers(graph: ir.Graph, plan: WeightPlan, transform: Transform) -> list[ir.Value]:

@@ -1,0 +1,269 @@
+"""Verify a bundle: from its manifest to one real forward pass through every graph.
+
+The checks are a list, in the order in which each one relies on those before it; the first that fails ends it. Every
+graph is loaded once, alone, and released before the next, so memory is that of one session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from helium_onnx import contract
+from helium_onnx.bundle import Bundle
+from helium_onnx.config import HeliumConfig
+from helium_onnx.contract import Graph
+from helium_onnx.errors import BundleError, HeliumOnnxError, IntegrityError, ResourceError
+from helium_onnx.manifest import MANIFEST_FILE, Manifest
+from helium_onnx.progress import ProgressCallback, ProgressEvent
+from helium_onnx.runtimes.loading import load_tokenizer
+from helium_onnx.runtimes.onnxruntime_session import check_contract, session_options
+from helium_onnx.runtimes.providers import default_threads, execution_provider
+
+#: What the forward pass reads: accents and digits, so that byte fallback and whole words both occur.
+TEXT = "Once upon a time, il était une fois 12 étoiles."
+_TEXT_TOKENS = 16
+
+#: Largest difference of two graphs' logits at one position, as a part of their largest magnitude. Both compute the
+#: same sums in another order. In float32 that leaves about 1e-6. With activations rounded to int8 (accuracy_level 4)
+#: a last bit can tip a rounding, half a step of 1/127 at worst, and the next layers carry it on.
+TOLERANCE = {"float32": 1e-4, "quantized": 5e-2}
+
+_AGAIN = "copy or download the bundle again, or export it anew"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: ``detail`` is what was seen, or (``ok`` False) what was found, what was expected and the remedy."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify_bundle(path: str | os.PathLike[str], *, progress: ProgressCallback) -> list[Check]:
+    """Check the bundle at ``path``; nothing in it is changed. Raises no error of ``helium_onnx.errors``.
+
+    In order: ``manifest`` (readable, and describes a Helium), ``files`` (there, of their sizes and SHA-256),
+    ``tokenizer`` (has exactly the model's vocabulary), ``prefill``, ``decode``, ``model`` (each loads in ONNX Runtime,
+    takes and gives what contract and manifest say, and gives finite logits for a short text), ``agreement`` (the
+    three give the same logits). ``progress`` gets the bytes hashed and the graph being run.
+    """
+    subject = _Subject(Path(path), progress)
+    checks: list[Check] = []
+    for name, check in CHECKS:
+        try:
+            checks.append(Check(name, True, check(subject)))
+        except HeliumOnnxError as error:
+            checks.append(Check(name, False, str(error)))
+            break
+    return checks
+
+
+@dataclass
+class _Subject:
+    """The bundle being verified, and what earlier checks have found out for later ones."""
+
+    path: Path
+    progress: ProgressCallback
+    manifest: Manifest = field(init=False)
+    bundle: Bundle = field(init=False)
+    config: HeliumConfig = field(init=False)
+    ids: NDArray[np.int64] = field(init=False)  # [1, tokens]: the prompt, and as its last the token that decode gets
+    past: list[NDArray[Any]] = field(init=False)  # prefill's keys and values
+    logits: dict[Graph, NDArray[np.float32]] = field(default_factory=dict)  # [1, positions, vocab_size]
+
+
+def _manifest(subject: _Subject) -> str:
+    try:
+        subject.bundle = Bundle.open(subject.path)
+        subject.manifest = subject.bundle.manifest
+    except IntegrityError:
+        # Bundle.open reads the manifest and the files' sizes in one go. Where the manifest alone reads well, it is the
+        # files that are damaged, and the next check says so.
+        with contextlib.suppress(HeliumOnnxError, OSError, ValueError):
+            text = (subject.path / MANIFEST_FILE).read_text(encoding="utf-8")
+            subject.manifest = Manifest.from_json(text, source=MANIFEST_FILE)
+        if not hasattr(subject, "manifest"):
+            raise
+    manifest, source = subject.manifest, f"{subject.path}/{MANIFEST_FILE}"
+    subject.config = HeliumConfig.from_dict(manifest.model_config, source=source)
+    if set(manifest.graphs) != set(contract.GRAPHS):
+        raise BundleError(
+            f"{source} does not list the contract's graphs",
+            found=", ".join(manifest.graphs) or "none",
+            expected=", ".join(contract.GRAPHS),
+            remedy=_AGAIN,
+        )
+    recipe = manifest.recipe.get("name", "without a name")
+    return f"format version {manifest.format_version}, written by helium-onnx {manifest.helium_onnx}, recipe {recipe}"
+
+
+def _files(subject: _Subject) -> str:
+    subject.bundle = Bundle.open(subject.path)
+
+    def step(name: str, done: int, total: int) -> None:
+        subject.progress(ProgressEvent("verify", name, done, total))
+
+    subject.bundle.check_digests(step)
+    count, size = len(subject.bundle.manifest.files), subject.bundle.total_bytes
+    return f"{count} files of {size:,} bytes have their sizes and SHA-256"
+
+
+def _tokenizer(subject: _Subject) -> str:
+    tokenizer = load_tokenizer(subject.bundle)
+    # At least a prompt of one token and one to decode, and no more positions than the model has.
+    tokens = max(2, min(_TEXT_TOKENS, subject.config.max_position_embeddings))
+    ids = tokenizer.encode(TEXT)[:tokens]
+    subject.ids = np.array([ids], np.int64)
+    return f"{tokenizer.vocab_size} ids, as many as the model has"
+
+
+def _prefill(subject: _Subject) -> str:
+    past = [
+        np.zeros((1, int(spec.dims[1]), 0, int(spec.dims[3])), np.dtype(spec.dtype))
+        for spec in subject.manifest.graphs["prefill"].inputs
+        if spec.name.startswith("past_key_values.")
+    ]
+    subject.past = _run(subject, "prefill", subject.ids[:, :-1], past)
+    return _seen(subject, "prefill")
+
+
+def _decode(subject: _Subject) -> str:
+    _run(subject, "decode", subject.ids[:, -1:], subject.past)
+    return _seen(subject, "decode")
+
+
+def _model(subject: _Subject) -> str:
+    _run(subject, "model", subject.ids, [past[:, :, :0] for past in subject.past])
+    return _seen(subject, "model")
+
+
+def _seen(subject: _Subject, graph: Graph) -> str:
+    record, shape = subject.manifest.graphs[graph], list(subject.logits[graph].shape)
+    return (
+        f"{record.file} loads, takes {len(record.inputs)} inputs and gives {len(record.outputs)} outputs as the "
+        f"contract says; its logits {shape} are finite"
+    )
+
+
+def _agreement(subject: _Subject) -> str:
+    """model.onnx, over all tokens at once, against prefill (last of the prompt) and decode (the token after it)."""
+    model = subject.logits["model"]
+    kind = "quantized" if _quantized(subject.manifest) else "float32"
+    scale = float(np.abs(model).max())
+    seen = []
+    phases: tuple[tuple[Graph, int], ...] = (("prefill", -2), ("decode", -1))
+    for graph, position in phases:
+        difference = float(np.abs(subject.logits[graph][0, -1] - model[0, position]).max())
+        relative = difference / scale if scale else difference
+        if relative > TOLERANCE[kind]:
+            raise IntegrityError(
+                f"{graph}.onnx and model.onnx give different logits for the same text",
+                found=f"a difference of {difference:.3g}, {relative:.2g} of the largest logit {scale:.3g}",
+                expected=f"at most {TOLERANCE[kind]:g} of it ({kind} weights)",
+                remedy="export the bundle anew; if that does not help, report it with this text",
+            )
+        seen.append(f"{graph} {relative:.1g}")
+    return f"differences from model.onnx, as parts of the largest logit: {', '.join(seen)}"
+
+
+#: All checks in their order: what `verify_bundle` runs.
+CHECKS: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
+    ("manifest", _manifest),
+    ("files", _files),
+    ("tokenizer", _tokenizer),
+    ("prefill", _prefill),
+    ("decode", _decode),
+    ("model", _model),
+    ("agreement", _agreement),
+)
+
+
+def _quantized(manifest: Manifest) -> bool:
+    return any("MatMulNBits" in operator for graph in manifest.graphs.values() for operator in graph.operators)
+
+
+def _run(subject: _Subject, graph: Graph, ids: NDArray[np.int64], past: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Load one graph, hold it against contract and manifest, run it, keep its logits; return its keys and values."""
+    record, path = subject.manifest.graphs[graph], subject.bundle.graph_path(graph)
+    subject.progress(ProgressEvent("verify", record.file))
+    _check_record(subject, graph)
+    session = _load(path, subject.bundle)
+    check_contract(session, record, path)
+    total = past[0].shape[2] + ids.shape[1]
+    names = [spec.name for spec in record.inputs if spec.name.startswith("past_key_values.")]
+    feed = {"input_ids": ids, "attention_mask": np.ones((1, total), np.int64), **dict(zip(names, past, strict=True))}
+    try:
+        outputs = session.run([spec.name for spec in record.outputs], feed)
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise _runtime_error("run", error, path) from error
+    logits, *present = outputs
+    positions = 1 if graph == "prefill" else ids.shape[1]
+    expected = (1, positions, subject.config.vocab_size)
+    if logits.shape != expected:
+        raise IntegrityError(
+            f"{path.name} gives logits of another shape", found=logits.shape, expected=expected, remedy=_AGAIN
+        )
+    if not np.isfinite(logits).all():
+        raise IntegrityError(
+            f"{path.name} gives logits that are no numbers",
+            found=f"{np.count_nonzero(~np.isfinite(logits))} of {logits.size} are NaN or infinite",
+            expected="finite logits",
+            remedy="export anew from a checkpoint whose own logits are finite (helium-onnx validate compares them)",
+        )
+    subject.logits[graph] = logits
+    return list(present)
+
+
+def _check_record(subject: _Subject, graph: Graph) -> None:
+    """The manifest's description of a graph against the contract's table for this model and precision."""
+    record = subject.manifest.graphs[graph]
+    precision = subject.manifest.recipe.get("precision", {})
+    compute, cache = (str(precision.get(key, "float32")) for key in ("compute", "key_value_cache"))
+    for direction, specs in (("input", record.inputs), ("output", record.outputs)):
+        wanted = contract.tensors(
+            graph, "input" if direction == "input" else "output", subject.config, compute=compute, cache=cache
+        )
+        for have, want in zip([*map(str, specs), "nothing"], [*map(str, wanted), "nothing"], strict=False):
+            if have != want:
+                raise IntegrityError(
+                    f"the {direction}s that the manifest lists for {record.file} are not those of the contract",
+                    found=have,
+                    expected=want,
+                    remedy=_AGAIN,
+                )
+
+
+def _load(path: Path, bundle: Bundle) -> ort.InferenceSession:
+    row = execution_provider("cpu")
+    try:
+        return ort.InferenceSession(
+            path, session_options(row, default_threads()), providers=[(row.onnxruntime_name, dict(row.options))]
+        )
+    except MemoryError as error:
+        raise ResourceError(
+            f"too little memory to load {path.name}",
+            expected=f"room for {bundle.total_bytes / 1e9:.2f} GB of weights",
+            remedy="close other programs, or verify on a larger machine",
+        ) from error
+    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+        raise _runtime_error("load", error, path) from error
+
+
+def _runtime_error(verb: str, error: Exception, path: Path) -> BundleError:
+    lines = str(error).splitlines()
+    return BundleError(
+        f"ONNX Runtime {ort.__version__} cannot {verb} {path.name}",
+        found=lines[0][:300] if lines else type(error).__name__,
+        expected="a graph of operators that this version has",
+        remedy="export the bundle anew with this helium-onnx",
+    )

@@ -1,0 +1,52 @@
+"""LowerNormFused and LowerNormStandard: the arithmetic of modeling.rms_norm, with its epsilon."""
+
+from __future__ import annotations
+
+import graph_making
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStandard
+from helium_onnx.modeling import DOMAIN, rms_norm
+
+FORMS: tuple[type[ir.passes.InPlacePass], ...] = (LowerNormFused, LowerNormStandard)
+
+
+def norm(epsilon: float) -> ir.Model:
+    values = graph_making.named("x", "weight")
+    attributes = ir.convenience.convert_attributes({"epsilon": epsilon})
+    node = ir.Node(DOMAIN, "RMSNorm", list(values.values()), attributes=attributes)
+    return graph_making.model({"x": ["b", "s", 64], "weight": [64]}, [node], {"y": node.outputs[0]}, values)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-2])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4], ids=["small", "one", "large"])  # at 1e-4 the epsilon is half the sum
+def test_numbers(form: type[ir.passes.InPlacePass], epsilon: float, size: float) -> None:
+    model = norm(epsilon)
+    assert form()(model).modified
+    rng = np.random.default_rng(0)
+    x = (size * rng.standard_normal((2, 5, 64))).astype(np.float32)
+    x[1, 2] = 0
+    weight = rng.standard_normal(64).astype(np.float32)
+    (y,) = graph_making.run(model, {"x": x, "weight": weight})
+    expected = rms_norm(torch.from_numpy(x), torch.from_numpy(weight), epsilon).numpy()
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_fused(traced: ir.Model) -> None:
+    assert LowerNormFused()(traced).modified
+    counts = graph_making.operators(traced)
+    assert counts["SimplifiedLayerNormalization"] == 7
+    assert "helium_onnx.RMSNorm" not in counts
+    assert not LowerNormFused()(traced).modified
+
+
+def test_standard(traced: ir.Model) -> None:
+    assert LowerNormStandard()(traced).modified
+    counts = graph_making.operators(traced)
+    assert counts["ReduceMean"] == 7
+    assert "helium_onnx.RMSNorm" not in counts
+    assert not LowerNormStandard()(traced).modified
