@@ -107,9 +107,7 @@ class Graphs:
             for graph in only
         }
         kinds = [f".{i}.{kind}" for i in range(config.num_hidden_layers) for kind in ("key", "value")]
-        self._past, self._present = (
-            [prefix + kind for kind in kinds] for prefix in ("past_key_values", "present")
-        )
+        self._past, self._present = ([prefix + kind for kind in kinds] for prefix in ("past_key_values", "present"))
 
     def past(self, rows: int, length: int = 0) -> list[NDArray[np.float32]]:
         """An empty past; ``length`` is that of the buffers, for the form that writes in place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_every_weight_is_where_the_manifest_says(bundle: Bundle) -> None:
             read.add((offset, length))
     assert read == records  # nothing is stored that no graph reads
     ends = [(r.offset, r.offset + r.nbytes) for r in sorted(bundle.manifest.tensors, key=lambda r: r.offset)]
-    assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(ends))
     assert max(end for _, end in ends) == (bundle.path / WEIGHTS_FILE).stat().st_size
 
 

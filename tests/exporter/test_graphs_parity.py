@@ -18,8 +18,8 @@ import reference
 import tiny
 
 import helium_onnx
-from helium_onnx.contract import GRAPH_FILES, GRAPHS, Graph
 from helium_onnx.config import HeliumConfig
+from helium_onnx.contract import GRAPH_FILES, GRAPHS, Graph
 
 LENGTH, STEPS = 64, 16
 
@@ -83,7 +83,9 @@ def test_growing_past_over_16_steps(exported: Exported, prefill: Graph) -> None:
     expected = reference.logits_of(exported.model, row)
     _, past = exported.graphs.run(prefill, row[None, :LENGTH])
     for step in range(LENGTH, LENGTH + STEPS):
-        logits, past = exported.graphs.run("model" if prefill == "prefill" else "decode", row[None, step : step + 1], past=past)
+        logits, past = exported.graphs.run(
+            "model" if prefill == "prefill" else "decode", row[None, step : step + 1], past=past
+        )
         assert reference.error(logits[0], expected[step : step + 1]) <= reference.TOLERANCE
     assert past[0].shape[2] == LENGTH + STEPS
 
@@ -104,7 +106,9 @@ def test_chunked_prefill_then_decode_in_place(exported: Exported, chunks: list[i
         logits = exported.graphs.run_in_place("decode", row[None, step : step + 1], length, buffers)
         length += 1
         assert reference.error(logits[0], expected[step : step + 1]) <= reference.TOLERANCE
-    assert all(np.isfinite(b[:, :, : LENGTH + STEPS]).all() and np.isnan(b[:, :, LENGTH + STEPS :]).all() for b in buffers)
+    assert all(
+        np.isfinite(b[:, :, : LENGTH + STEPS]).all() and np.isnan(b[:, :, LENGTH + STEPS :]).all() for b in buffers
+    )
 
 
 def test_chunked_prefill_with_a_growing_past(exported: Exported) -> None:

@@ -169,7 +169,14 @@ def one_node(op: str, inputs: dict[str, np.ndarray], feed: dict[str, np.ndarray]
 @pytest.mark.parametrize(("rows", "columns", "block_size"), [(24, 128, 32), (24, 96, 32), (17, 80, 32), (5, 144, 64)])
 @pytest.mark.parametrize("tokens", [1, 9])
 def test_matmulnbits_reads_the_layout(
-    rows: int, columns: int, block_size: int, bits: int, symmetric: bool, accuracy_level: int, tolerance: float, tokens: int
+    rows: int,
+    columns: int,
+    block_size: int,
+    bits: int,
+    symmetric: bool,
+    accuracy_level: int,
+    tolerance: float,
+    tokens: int,
 ) -> None:
     how = settings(bits, symmetric, block_size)
     parts = quantize_rows(weights(rows, columns), how)

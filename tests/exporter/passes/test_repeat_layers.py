@@ -29,7 +29,13 @@ def connections(model: ir.Model) -> Counter[tuple[str, ...]]:
             str(node.name),
             node.domain,
             node.op_type,
-            repr(sorted((name, str(a.value)) for name, a in node.attributes.items() if not isinstance(a.value, ir.TensorProtocol))),
+            repr(
+                sorted(
+                    (name, str(a.value))
+                    for name, a in node.attributes.items()
+                    if not isinstance(a.value, ir.TensorProtocol)
+                )
+            ),
             *(str(value.name) if value is not None else "" for value in node.inputs),
             *(str(value.name) for value in node.outputs),
         )

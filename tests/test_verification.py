@@ -1,0 +1,236 @@
+"""verify: each kind of damage ends the list at its own check, in words that help."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+
+import helium_onnx
+from helium_onnx.bundle import Bundle, sha256
+from helium_onnx.contract import GRAPH_FILES, WEIGHTS_FILE, TensorSpec
+from helium_onnx.manifest import MANIFEST_FILE, FileRecord, GraphRecord, Manifest
+from helium_onnx.progress import ProgressEvent, silent
+from helium_onnx.recipe import list_recipes
+from helium_onnx.verification import CHECKS, Check, verify_bundle
+
+NAMES = [name for name, _ in CHECKS]
+
+
+def no_graph(kind: str) -> bytes:
+    """Content that is no graph of ours: no bytes, no nodes, or an input handed through (which ONNX Runtime loads)."""
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    values = [x] if kind == "an input handed through" else []
+    graph = onnx.helper.make_graph([], "empty", values, values)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    return b"" if kind == "no bytes" else model.SerializeToString()
+
+
+@pytest.fixture(scope="module", params=[recipe.name for recipe in list_recipes()])
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verification")
+    return helium_onnx.export(tiny.write_checkpoint(folder / "c"), folder / "b", recipe=request.param).path
+
+
+@pytest.fixture(scope="module")
+def int4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verification")
+    return helium_onnx.export(tiny.write_checkpoint(folder / "c"), folder / "b", recipe="cpu-int4").path
+
+
+@pytest.fixture
+def bundle(int4: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(int4, tmp_path / "bundle")
+
+
+def rewrite(path: Path, change: Callable[[Manifest], Manifest] = lambda manifest: manifest) -> None:
+    """Change the manifest, and make its sizes and digests those of the files as they are now."""
+    text = (path / MANIFEST_FILE).read_text(encoding="utf-8")
+    manifest = change(Manifest.from_json(text, source="test"))
+    files = tuple(
+        FileRecord(file.path, (path / file.path).stat().st_size, sha256(path / file.path))
+        for file in manifest.files
+        if (path / file.path).exists()
+    )
+    (path / MANIFEST_FILE).write_text(dataclasses.replace(manifest, files=files).to_json(), encoding="utf-8")
+
+
+def failed(path: Path, name: str) -> str:
+    """The detail of the last check, which must be ``name`` and the only one that failed."""
+    checks = verify_bundle(path, progress=silent)
+    assert [(check.name, check.ok) for check in checks] == [
+        (one, one != name) for one in NAMES[: NAMES.index(name) + 1]
+    ]
+    assert not any(word in checks[-1].detail for word in ("Traceback", "Error:"))
+    return checks[-1].detail
+
+
+def test_a_sound_bundle(sound: Path) -> None:
+    checks = helium_onnx.verify(sound)
+    assert [check.name for check in checks] == NAMES
+    assert all(check.ok for check in checks), checks[-1].detail
+
+
+def test_the_sample(sample_bundle: Path, sample_bundle_fp32: Path) -> None:
+    for path in (sample_bundle, sample_bundle_fp32):
+        checks = verify_bundle(path, progress=silent)
+        assert all(check.ok for check in checks), checks[-1].detail
+
+
+def test_nothing_is_changed(int4: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in [int4, *int4.rglob("*")]}
+    verify_bundle(int4, progress=silent)
+    assert before == {path: path.stat().st_mtime_ns for path in [int4, *int4.rglob("*")]}
+
+
+def test_progress_counts_all_bytes(int4: Path) -> None:
+    events: list[ProgressEvent] = []
+    verify_bundle(int4, progress=events.append)
+    hashed = [event for event in events if event.total]
+    assert hashed[-1].done == hashed[-1].total == Bundle.open(int4).total_bytes
+    assert [event.item for event in events if not event.total] == list(GRAPH_FILES.values())
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    assert "There is no folder" in failed(tmp_path / "nothing", "manifest")
+
+
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, *GRAPH_FILES.values(), "tokenizer.json", "config.json"])
+def test_a_flipped_bit(file: str, bundle: Path) -> None:
+    data = bytearray((bundle / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / file).write_bytes(data)
+    assert f"{file} has another content" in failed(bundle, "files")
+
+
+def test_a_flipped_bit_in_the_manifest(bundle: Path) -> None:
+    text = (bundle / MANIFEST_FILE).read_text(encoding="utf-8")
+    (bundle / MANIFEST_FILE).write_text(text.replace("helium", "heliun", 1), encoding="utf-8")
+    assert "was changed" in failed(bundle, "manifest")
+
+
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, GRAPH_FILES["decode"], "tokenizer.json"])
+def test_a_missing_file(file: str, bundle: Path) -> None:
+    (bundle / file).unlink()
+    detail = failed(bundle, "files")
+    assert f"{file} is missing" in detail
+    assert "remedy:" in detail
+
+
+def test_a_truncated_file(bundle: Path) -> None:
+    with (bundle / WEIGHTS_FILE).open("r+b") as file:
+        file.truncate(1000)
+    assert "has 1000 bytes" in failed(bundle, "files")
+
+
+def test_a_graph_that_the_manifest_lacks(bundle: Path) -> None:
+    def drop(manifest: Manifest) -> Manifest:
+        return dataclasses.replace(manifest, graphs={k: g for k, g in manifest.graphs.items() if k != "model"})
+
+    rewrite(bundle, drop)
+    detail = failed(bundle, "manifest")
+    assert "expected: prefill, decode, model" in detail
+
+
+def test_a_tokenizer_of_another_size(bundle: Path) -> None:
+    tiny.write_json(bundle / "tokenizer.json", tiny.tokenizer(321))
+    rewrite(bundle)
+    detail = failed(bundle, "tokenizer")
+    assert "321" in detail
+    assert "320" in detail
+
+
+@pytest.mark.parametrize("graph", ["prefill", "decode", "model"])
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no bytes", "No graph was found in the protobuf"),
+        ("no nodes", "cannot load"),
+        ("an input handed through", "expected: input_ids"),
+    ],
+)
+def test_an_empty_graph(kind: str, said: str, graph: str, bundle: Path) -> None:
+    (bundle / "onnx" / f"{graph}.onnx").write_bytes(no_graph(kind))
+    rewrite(bundle)
+    assert said in failed(bundle, graph)
+
+
+def test_an_empty_graph_that_the_manifest_agrees_with(bundle: Path) -> None:
+    (bundle / GRAPH_FILES["decode"]).write_bytes(no_graph("no nodes"))
+
+    def empty(manifest: Manifest) -> Manifest:
+        return dataclasses.replace(
+            manifest, graphs={**manifest.graphs, "decode": GraphRecord(GRAPH_FILES["decode"], (), (), {})}
+        )
+
+    rewrite(bundle, empty)
+    assert "not those of the contract" in failed(bundle, "decode")
+
+
+def test_a_file_that_is_no_graph(bundle: Path) -> None:
+    (bundle / GRAPH_FILES["model"]).write_bytes(b"not a graph at all")
+    rewrite(bundle)
+    assert "cannot load model.onnx" in failed(bundle, "model")
+
+
+def test_another_output_than_the_manifests(bundle: Path) -> None:
+    path = bundle / GRAPH_FILES["decode"]
+    model = onnx.load(path, load_external_data=False)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "n"
+    path.write_bytes(model.SerializeToString())
+    rewrite(bundle)
+    detail = failed(bundle, "decode")
+    assert "found:    logits [batch_size, n, 320] float32" in detail
+    assert "expected: logits [batch_size, sequence_length, 320] float32" in detail
+
+
+@pytest.mark.parametrize("change", ["name", "dtype", "dims"])
+def test_a_contract_of_another_form(change: str, bundle: Path) -> None:
+    def spoil(manifest: Manifest) -> Manifest:
+        record = manifest.graphs["prefill"]
+        values = {"name": "mask", "dtype": "int32", "dims": ("batch", "total_sequence_length")}
+        first, second, *rest = record.inputs
+        assert isinstance(second, TensorSpec)
+        second = dataclasses.replace(second, **{change: values[change]})  # type: ignore[arg-type]
+        inputs = (first, second, *rest)
+        return dataclasses.replace(
+            manifest, graphs={**manifest.graphs, "prefill": dataclasses.replace(record, inputs=inputs)}
+        )
+
+    rewrite(bundle, spoil)
+    assert "expected: attention_mask [batch_size, total_sequence_length] int64" in failed(bundle, "prefill")
+
+
+def test_weights_that_are_no_numbers(bundle: Path) -> None:
+    record = next(t for t in Bundle.open(bundle).manifest.tensors if t.name == "model.norm.weight")
+    with (bundle / WEIGHTS_FILE).open("r+b") as file:
+        file.seek(record.offset)
+        file.write(np.full(64, np.nan, np.float32).tobytes())
+    rewrite(bundle)
+    assert "are NaN or infinite" in failed(bundle, "prefill")
+
+
+@pytest.mark.parametrize("graph", ["prefill", "decode"])
+def test_graphs_that_disagree(graph: str, bundle: Path) -> None:
+    """A flipped RoPE in one of the graphs: loads, runs, finite, wrong."""
+    path = bundle / "onnx" / f"{graph}.onnx"
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "rotary_interleaved":
+                attribute.i = 0
+    path.write_bytes(model.SerializeToString())
+    rewrite(bundle)
+    assert f"{graph}.onnx and model.onnx give different logits" in failed(bundle, "agreement")
+
+
+def test_a_check_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Check("a", True, "b").ok = False  # type: ignore[misc]
