@@ -204,7 +204,8 @@ def show(results: dict[str, Any]) -> None:
             )
             print(
                 f"{name}: prefill {median(runs, 'prefill_tokens_per_second'):.1f} tokens/s, decode "
-                f"{median(runs, 'decode_ms_per_token'):.1f} ms a token; ours is {prefill:.2f} x and {decode:.2f} x as fast"
+                f"{median(runs, 'decode_ms_per_token'):.1f} ms a token; ours is {prefill:.2f} x and {decode:.2f} x "
+                "as fast"
             )
 
 
