@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,6 @@ from helium_onnx.config import HeliumConfig
 from helium_onnx.config_fields import short
 from helium_onnx.errors import CheckpointError, CheckpointNotFoundError, ConfigError, WeightsError
 from helium_onnx.safetensors_file import AGAIN, MAX_HEADER, TensorInfo, fill, json_object, opened, read_header, readable
-
-if TYPE_CHECKING:
-    from helium_onnx.hub import resolve_checkpoint as resolve_checkpoint
 
 CONFIG, SINGLE, INDEX, README = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 #: Small files that belong to a checkpoint, as patterns of their names.
@@ -277,12 +273,3 @@ def _no_safetensors(folder: Path, names: list[str]) -> WeightsError:
 
 def _first(names: list[str], what: str) -> str:
     return f"{len(names)} {what}: {', '.join(map(short, names[:5]))}{' ...' if len(names) > 5 else ''}"
-
-
-def __getattr__(name: str) -> object:
-    # evaluation/parity.py still asks here for what moved to hub.py: to be deleted together with that import.
-    if name == "resolve_checkpoint":
-        from helium_onnx import hub
-
-        return hub.resolve_checkpoint
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -109,14 +109,14 @@ def load_recipe(name_or_path: str | os.PathLike[str] | Recipe) -> Recipe:
     Raises RecipeError when there is none, when it is not TOML, or for an unknown key or value.
     """
     if isinstance(name_or_path, Recipe):
-        _check(name_or_path, name_or_path.name)
-        return name_or_path
+        # Dataclasses take any value, so one made in Python is read as strictly as a file.
+        return Recipe.from_dict(name_or_path.to_dict(), source=f"recipe {name_or_path.name}")
     text = os.fspath(name_or_path)
     shipped = sorted(path.stem for path in recipe_folder().glob("*.toml"))
     path = Path(text)
     if text in shipped:
         path = recipe_folder() / f"{text}.toml"
-    elif not path.is_file():
+    elif not os.path.isfile(path):  # noqa: PTH113  Path.is_file raises for a name that is too long
         near = difflib.get_close_matches(text, shipped, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise RecipeError(
@@ -126,7 +126,7 @@ def load_recipe(name_or_path: str | os.PathLike[str] | Recipe) -> Recipe:
         )
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # beside TOMLDecodeError: no UTF-8, a number of 5000 digits, a nest
         raise RecipeError(f"{path} is not TOML", found=error, remedy="see export/README.md for the keys") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read", found=error.strerror) from error

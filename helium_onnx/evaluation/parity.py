@@ -20,9 +20,10 @@ import transformers
 from numpy.typing import NDArray
 
 from helium_onnx.bundle import Bundle, sha256
-from helium_onnx.checkpoint import Checkpoint, resolve_checkpoint
+from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ContextOverflowError, UsageError
+from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import Recipe
 from helium_onnx.runtimes.loading import load_tokenizer

@@ -12,6 +12,7 @@ machine, is keyed by both, and is never part of a bundle.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ import onnxruntime as ort
 
 from helium_onnx.bundle import Bundle, sha256
 from helium_onnx.contract import WEIGHTS_FILE
-from helium_onnx.errors import HeliumOnnxError, TargetLockedError
+from helium_onnx.errors import IntegrityError, TargetLockedError
 from helium_onnx.locking import exclusive_lock
 from helium_onnx.progress import ProgressCallback, ProgressEvent
 from helium_onnx.runtimes.initializer_order import initializers_last
@@ -75,8 +76,17 @@ class PrepackedCache:
 
     def __init__(self, bundle: Bundle, cache_dir: Path | None = None) -> None:
         self.bundle = bundle
-        self.root = (cache_dir or default_cache_dir()) / "prepacked"
-        self.folder = self.root / f"{bundle.digest[:16]}-{cpu_key()}-{ort.__version__}"
+        self._cache_dir = cache_dir
+
+    # Asked for only where a cache is wanted: a user without a home folder can do without one.
+
+    @functools.cached_property
+    def root(self) -> Path:
+        return (self._cache_dir or default_cache_dir()) / "prepacked"
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        return self.root / f"{self.bundle.digest[:16]}-{cpu_key()}-{ort.__version__}"
 
     def graph_path(self, phase: Phase) -> Path:
         return self.folder / f"{phase}.onnx"
@@ -91,13 +101,16 @@ class PrepackedCache:
         A cache that is incomplete or changed is built anew. Raises IntegrityError if the bundle's files are not what
         its manifest says: they are hashed when they are seen first, and again when their size, time or inode changes.
         """
-        sound = self.is_sound()
+        checked = False
         try:
+            sound = self.is_sound()
             if not (sound and self._source_known()):
                 progress(ProgressEvent("cache", "checking the bundle's digests"))
                 self.bundle.check_digests()
+                checked = True
                 if sound:
-                    self._remember_source()
+                    with contextlib.suppress(OSError):  # a cache that others may only read: hashed again each time
+                        self._remember_source()
             if sound:
                 return True
             self.root.mkdir(parents=True, exist_ok=True)
@@ -107,10 +120,13 @@ class PrepackedCache:
         except TargetLockedError:
             progress(ProgressEvent("cache", "another process is building it; this one does without"))
             return False
-        except HeliumOnnxError:
+        except IntegrityError:
             raise
         except Exception as error:  # ONNX Runtime's or the disk's: a cache is never worth a failure
-            progress(ProgressEvent("cache", f"not built: {str(error).splitlines()[0][:160]}"))
+            if not checked:
+                self.bundle.check_digests()
+            text = str(error) or type(error).__name__  # a MemoryError says nothing
+            progress(ProgressEvent("cache", f"not built: {text.splitlines()[0][:160]}"))
             return False
         return True
 
@@ -138,9 +154,9 @@ class PrepackedCache:
         needed = int(
             4.5 * (self.bundle.path / WEIGHTS_FILE).stat().st_size
         )  # original and packed weights, for a moment in two copies
+        self._remove_stale()  # first: what killed builds left may be what fills the disk
         if (free := shutil.disk_usage(self.root).free) < needed:
             raise OSError(f"{needed / 1e9:.1f} GB of disk needed in {self.root}, {free / 1e9:.1f} GB free")
-        self._remove_stale()
         with self._partial() as partial:
             for phase in _PHASES:
                 progress(ProgressEvent("cache", f"prepacking the weights for this machine ({phase}), once"))
@@ -157,24 +173,27 @@ class PrepackedCache:
         self._remember_source()
 
     def _source_known(self) -> bool:
-        """Whether the bundle's weights are, by size, time and inode, a file whose digest was found right before."""
-        weights = self.bundle.path.resolve() / WEIGHTS_FILE
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        """Whether the bundle's files are, by size, time and inode, those whose digests were found right before."""
+        try:
             known = json.loads((self.folder / "sources.json").read_text(encoding="utf-8"))
-            return _Stamp(**known[str(weights)]) == _Stamp.of(weights)
-        return False
+            stamps = known[str(self.bundle.path.resolve())]
+            return bool(stamps == self._source_stamps())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _remember_source(self) -> None:
-        weights, path = self.bundle.path.resolve() / WEIGHTS_FILE, self.folder / "sources.json"
-        known = {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(path.read_text(encoding="utf-8"))
-        known = {name: stamp for name, stamp in known.items() if Path(name).exists()}  # copies that are gone
+        path, known = self.folder / "sources.json", {}
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            known = {folder: stamps for folder, stamps in before.items() if Path(folder).exists()}  # not what is gone
         fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(
-            json.dumps({**known, str(weights): vars(_Stamp.of(weights))}, indent=2) + "\n", encoding="utf-8"
-        )
+        known[str(self.bundle.path.resolve())] = self._source_stamps()
+        fresh.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         fresh.replace(path)
+
+    def _source_stamps(self) -> dict[str, dict[str, int]]:
+        files = self.bundle.manifest.files
+        return {file.path: vars(_Stamp.of(self.bundle.path / file.path)) for file in files}
 
     def _save(self, phase: Phase, partial: Path, options: ort.SessionOptions) -> None:
         """Let ONNX Runtime write one optimized graph with its packed weights; both graphs' weights are one file."""
@@ -185,6 +204,8 @@ class PrepackedCache:
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
             graph = self.bundle.graph_path(phase)
+            # Scales, however few, go behind their matrix into the file: as float32 they bring its end into line again.
+            options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
             # The graph comes as bytes, so that ONNX Runtime must be told where its weights are.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
             # What is odd in size goes last, or it would misplace all that is written behind it (see _check_alignment).
@@ -224,8 +245,8 @@ def _check_alignment(graph: Path) -> None:
     behind whatever came before, and maps it: at any other address they read it shifted, and the model speaks nonsense,
     without an error (measured: int4 at accuracy_level 4, AVX-512).
     """
-    # external_data's value for a key "prepacked_<i>": kernel+hash|offset;length;... as text within the protobuf.
-    offsets = [int(offset) for offset in re.findall(rb"\+\d+\|(\d+);\d+;", graph.read_bytes())]
+    # external_data's value for a key "prepacked_<i>": kernel+hash|offset;length;checksum as text within the protobuf.
+    offsets = [int(offset) for offset in re.findall(rb"\|(\d+);\d+;", graph.read_bytes())]
     if not offsets or any(offset % _ALIGNMENT for offset in offsets):
         raise OSError(f"ONNX Runtime saved no packed weights for {graph.name} that lie at multiples of {_ALIGNMENT}")
 

@@ -215,7 +215,7 @@ def test_a_ragged_batch_gives_each_prompts_own_tokens(model: LanguageModel, text
     assert len(encode(long)) > 600
     while len(encode(long)) > 600:
         long = long[:-10]
-    prompts = ["", "a", *(rows[i][: 40 * i + 20] for i, rows in enumerate(texts.values())), long]
+    prompts = ["", "a", *(rows[1][: 60 * i + 20] for i, rows in enumerate(texts.values())), long]
     lengths = [len(encode(prompt)) for prompt in prompts]
     assert min(lengths) == 1 and 580 <= max(lengths) <= 600 and len(set(lengths)) >= 6
     options = {"max_new_tokens": 24, "stop": ". ", "ignore_eos": False}
