@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -42,14 +43,26 @@ class Tokenizer:
             matches = ((index, _BYTE_PIECE.fullmatch(piece)) for index, piece in enumerate(pieces))
             self._byte_ids = {int(match[1], 16): index for index, match in matches if match}
         self._byte_of = {index: bytes([byte]) for byte, index in self._byte_ids.items()}
-        self._library = _build(spec)
+        self._hidden = self._special | set(self._byte_of) | {self._unk_id}
+        self._json = _json(spec)
         self._plain = self._build_plain(spec)
         # What a token reads as after another one: the decoder strips a space from the first, so one is put before.
-        probe = self._library.encode("a a", add_special_tokens=False).ids
+        probe = self._plain.encode("a a", add_special_tokens=False).ids
+        if self._unk_id in probe:  # a vocabulary without the letter: its byte serves
+            probe = self._library.encode("a a", add_special_tokens=False).ids
         self._anchor: int = probe[-1]
-        self._anchor_text: str = self._library.decode([self._anchor], skip_special_tokens=False)
-        self._strips_first_space = not self._library.decode(probe).startswith(" ")
+        self._anchor_text: str = self._library_for(probe).decode([self._anchor], skip_special_tokens=False)
+        self._strips_first_space = not self._library_for(probe).decode(probe).startswith(" ")
         self._bytes: dict[int, bytes] = {}
+
+    @functools.cached_property
+    def _library(self) -> tokenizers.Tokenizer:
+        """The file as the library reads it. Made when first needed: most prompts never do, and it takes 0.1 s."""
+        return _build(self._json)
+
+    def _library_for(self, ids: Sequence[int]) -> tokenizers.Tokenizer:
+        """The tokenizer that decodes ``ids``: the plain one, unless its names of control and byte tokens would show."""
+        return self._library if self._hidden.intersection(ids) else self._plain
 
     @classmethod
     def from_folder(
@@ -149,7 +162,8 @@ class Tokenizer:
             return b""
         if token_id in self._byte_of:
             return self._byte_of[token_id]
-        text: str = self._library.decode([self._anchor, token_id], skip_special_tokens=False)
+        both = [self._anchor, token_id]
+        text: str = self._library_for(both).decode(both, skip_special_tokens=False)
         return text[len(self._anchor_text) :].encode("utf-8")
 
     def _check_id(self, token_id: int) -> None:
@@ -169,21 +183,22 @@ class Tokenizer:
 
     def _build_plain(self, spec: dict[str, Any]) -> tokenizers.Tokenizer:
         """A tokenizer in which no text becomes a control token or a byte token."""
-        hidden = self._special | set(self._byte_of) | {self._unk_id}
         # Helium's normalizer leaves no literal space in a text (it writes ▁), so a piece that holds one never matches.
         # The score stays: the penalty of unknown text is reckoned from the lowest one.
         vocab = [
-            [f"{piece} " if index in hidden else piece, score]
+            [f"{piece} " if index in self._hidden else piece, score]
             for index, (piece, score) in enumerate(spec["model"]["vocab"])
         ]
         plain = _build(
-            {
-                **spec,
-                "added_tokens": [token for token in spec["added_tokens"] if not token["special"]],
-                "model": {**spec["model"], "vocab": vocab, "byte_fallback": False},
-            }
+            _json(
+                {
+                    **spec,
+                    "added_tokens": [token for token in spec["added_tokens"] if not token["special"]],
+                    "model": {**spec["model"], "vocab": vocab, "byte_fallback": False},
+                }
+            )
         )
-        for index in hidden - {self._unk_id}:
+        for index in self._hidden - {self._unk_id}:
             typed = (self._pieces[index], f"{self._pieces[index]} ")
             if any(index in plain.encode(text, add_special_tokens=False).ids for text in typed):
                 raise TokenizerError(
@@ -222,10 +237,14 @@ class TextStream:
         return ""
 
 
-def _build(spec: dict[str, Any]) -> tokenizers.Tokenizer:
+def _json(spec: dict[str, Any]) -> str:
+    # Truncation and padding that a training script left in the file would change prompts silently.
+    return json.dumps({**spec, "truncation": None, "padding": None})
+
+
+def _build(text: str) -> tokenizers.Tokenizer:
     try:
-        # Truncation and padding that a training script left in the file would change prompts silently.
-        return tokenizers.Tokenizer.from_str(json.dumps({**spec, "truncation": None, "padding": None}))
+        return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise TokenizerError("tokenizer.json is malformed", found=error, remedy=COPY_IT) from error
 

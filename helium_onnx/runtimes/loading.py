@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from helium_onnx.bundle import Bundle
@@ -37,19 +38,19 @@ def load_model(
     """See :func:`helium_onnx.load`."""
     if bundle.task != "text-generation":
         raise BundleError(f"{bundle.path} does not generate text", found=bundle.task, expected="text-generation")
-    session = OnnxRuntimeSession(
-        bundle,
-        provider=provider,
-        context_length=context_length,
-        threads=threads,
-        cache=cache,
-        cache_dir=cache_dir,
-        progress=progress,
-    )
-    try:
-        tokenizer = load_tokenizer(bundle)  # while the prefill graph loads
-        session.wait("prefill")
-        return LanguageModel(session, tokenizer)
-    except BaseException:
-        session.close()
-        raise
+    with ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-tokenizer") as beside:
+        tokenizer = beside.submit(load_tokenizer, bundle)
+        session = OnnxRuntimeSession(
+            bundle,
+            provider=provider,
+            context_length=context_length,
+            threads=threads,
+            cache=cache,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        try:
+            return LanguageModel(session, tokenizer.result())
+        except BaseException:
+            session.close()
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from helium_onnx.errors import (
 from helium_onnx.manifest import GraphRecord
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.key_value_cache import GrowingPast, InPlaceCache, InPlacePast
-from helium_onnx.runtimes.memory import return_freed_memory
+from helium_onnx.runtimes.memory import recycled_memory, return_freed_memory
 from helium_onnx.runtimes.prepacked import PrepackedCache
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads, execution_provider
 from helium_onnx.runtimes.session import Past, Phase
@@ -38,8 +39,8 @@ class OnnxRuntimeSession:
 
     ``context_length`` bounds prompt and generated tokens (default: the model's). ``threads`` defaults to the physical
     cores that the process may use. ``cache`` keeps prepacked weights on this machine: True, False, or None for where
-    it pays (see prepacked.py). The sessions load in the background, prefill first: ``wait`` and ``run`` wait for them
-    and raise what their load raised; what can be known of the bundle's files is checked before the constructor returns.
+    it pays (see prepacked.py). The prefill session is ready on return; the decode session loads beside the first
+    prefill: ``wait`` and ``run`` wait for it, and raise what its load raised.
     """
 
     def __init__(
@@ -77,11 +78,12 @@ class OnnxRuntimeSession:
             # A changed bit in the weights would load silently and speak nonsense. The cache's way hashes only once.
             bundle.check_digests()
         progress(ProgressEvent("load", "prefill.onnx, decode.onnx"))
+        prefill: Future[ort.InferenceSession] = Future()
+        prefill.set_result(self._load("prefill", graphs["prefill"], optimized))
         loader = ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-load")
-        self._sessions: dict[Phase, Future[ort.InferenceSession]] = {
-            phase: loader.submit(self._load, phase, path, optimized) for phase, path in graphs.items()
-        }
+        decode = loader.submit(self._load, "decode", graphs["decode"], optimized)
         loader.shutdown(wait=False)
+        self._sessions: dict[Phase, Future[ort.InferenceSession]] = {"prefill": prefill, "decode": decode}
 
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
@@ -109,10 +111,9 @@ class OnnxRuntimeSession:
         assert logits is not None
         return logits
 
-    def wait(self, *phases: Phase) -> None:
-        """Return when the sessions of ``phases`` (default: both) are loaded; raise what a load raised."""
-        for phase in phases or tuple(self._sessions):
-            self._session(phase)
+    def wait(self) -> None:
+        """Return when the decode session is loaded too; raise what its load raised."""
+        self._session("decode")
 
     def close(self) -> None:
         """Free the sessions' memory. The session cannot run afterwards."""
@@ -186,8 +187,10 @@ class OnnxRuntimeSession:
             # Packing (to compare with the cache) on all threads: the first token waits for it. The decode session
             # loads beside the first prefill, and then more threads would only take its cores, and 40 MB.
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
+        recycled = recycled_memory() if optimized and phase == "prefill" else contextlib.nullcontext()
         try:
-            session = ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
+            with recycled:
+                session = ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
         except Exception as error:
             raise _load_error(error, path, self.bundle) from error
         if session.get_providers()[0] != row.onnxruntime_name:
