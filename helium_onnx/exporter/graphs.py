@@ -19,6 +19,7 @@ from helium_onnx.exporter.passes.lower_attention_standard import LowerAttentionS
 from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
 from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStandard
 from helium_onnx.exporter.passes.name_nodes import NameNodes
+from helium_onnx.exporter.passes.pack_query_key_value import PackQueryKeyValue
 from helium_onnx.exporter.passes.rewriting import MICROSOFT
 from helium_onnx.exporter.passes.store_weights import StoreEmbedding, StoreLinear, StoreRemaining
 from helium_onnx.exporter.weights import WeightPlan
@@ -32,7 +33,9 @@ IR_VERSION = 10
 
 def weight_passes(plan: WeightPlan, config: HeliumConfig, recipe: Recipe) -> list[ir.passes.InPlacePass]:
     """What is done once, before the graphs part: they read the same weights."""
+    packing: list[ir.passes.InPlacePass] = [PackQueryKeyValue()] if recipe.quantization.linear.quantized else []
     return [
+        *packing,
         StoreEmbedding(plan, recipe.quantization),
         StoreLinear(plan, config, recipe.quantization),
         StoreRemaining(plan, config),

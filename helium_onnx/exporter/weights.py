@@ -117,7 +117,8 @@ class Quantized:
 
     Data: uint8 ``[N, blocks, block_size * bits / 8]``, low bits first; gathered: ``[N, K * bits / 8]``. Scales:
     float32 ``[N, blocks]``. Zero points, unless symmetric: uint8 ``[N, ceil(blocks * bits / 8)]``. Source: ONNX
-    Runtime 1.31.1, the operators' schemas.
+    Runtime 1.31.1, the operators' schemas. ``source`` is one tensor of the checkpoint, or several joined by ``+``,
+    whose rows follow each other.
     """
 
     source: str
@@ -148,7 +149,7 @@ class Quantized:
         quantize: Quantizer = quantizer(self.method)
         tensors = self.tensors()
         row_bytes = [t.nbytes // self.shape[0] for t in tensors]
-        for row, values in checkpoint.iter_rows(self.source, max_bytes=8 << 20):
+        for row, values in self._rows(checkpoint):
             parts = quantize(values, self.settings)
             arrays: tuple[NDArray[Any] | None, ...] = (parts.data, parts.scales, parts.zero_points)
             for tensor, array, size in zip(tensors, arrays, row_bytes, strict=False):
@@ -158,6 +159,14 @@ class Quantized:
                     block = np.ascontiguousarray(block[:, :size])  # gathered rows are not padded to whole blocks
                 sink(tensor, row * size, block)
             yield sum(row_bytes) * len(values)
+
+    def _rows(self, checkpoint: Checkpoint) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        first = 0
+        for source in self.source.split("+"):
+            for row, values in checkpoint.iter_rows(source, max_bytes=8 << 20):
+                yield first + row, values
+            first += checkpoint.tensors[source].shape[0]
+        assert first == self.shape[0]
 
 
 @dataclass(frozen=True)

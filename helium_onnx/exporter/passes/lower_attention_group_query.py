@@ -12,7 +12,8 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
     """Pattern: ``helium_onnx::CausalAttention(q, k, v, past_key, past_value, attention_mask, cos, sin)``.
 
     Replacement: ``com.microsoft::GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k,
-    total_sequence_length, cos, sin)`` with ``do_rotary=1``, and once for all layers ``seqlens_k[b] =
+    total_sequence_length, cos, sin)`` with ``do_rotary=1`` (where q, k and v are the parts of one ``Split``, its input
+    takes the place of q, and k and v are absent), and once for all layers ``seqlens_k[b] =
     sum(attention_mask[b]) - 1`` and ``total_sequence_length = attention_mask.shape[1]``.
 
     Rows hold their tokens without gaps from slot 0 and may be padded on the right; padding on the left is wrong here
@@ -32,6 +33,9 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
         for node in nodes:
             rewriter = Rewriter(node)
             query, key, value, past_key, past_value, _, cos, sin = node.inputs
+            split = _packed(node)
+            if split is not None:
+                query, key, value = split.inputs[0], None, None
             outputs = rewriter.op_outputs(
                 "GroupQueryAttention",
                 query, key, value, past_key, past_value, seqlens_k, total, cos, sin,
@@ -43,4 +47,17 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
                 rotary_interleaved=node.attributes["interleaved"].as_int(),
             )  # fmt: skip
             rewriter.replace(*outputs)
+            if split is not None:
+                sizes = split.inputs[1]
+                model.graph.remove(split, safe=True)
+                if sizes is not None and (constant := sizes.producer()) is not None and not sizes.uses():
+                    model.graph.remove(constant, safe=True)
         return ir.passes.PassResult(model, modified=True)
+
+
+def _packed(attention: ir.Node) -> ir.Node | None:
+    """The Split whose three parts are query, key and value, and nothing else reads."""
+    split = attention.inputs[0].producer() if attention.inputs[0] is not None else None
+    if split is None or split.op_type != "Split" or tuple(split.outputs) != tuple(attention.inputs[:3]):
+        return None
+    return split if all(len(part.uses()) == 1 for part in split.outputs) else None

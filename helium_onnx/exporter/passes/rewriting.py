@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 MICROSOFT = "com.microsoft"
 SCOPES = "pkg.torch.onnx.name_scopes"
+#: On a weight that is not the checkpoint's of the same name: the one it is made from, or several joined by "+".
+SOURCE = "helium_onnx.source"
 
 
 def nodes_of(model: ir.Model, domain: str, op_type: str) -> list[ir.Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from helium_onnx.config import HeliumConfig
-from helium_onnx.exporter.passes.rewriting import MICROSOFT, Rewriter, static_shape
+from helium_onnx.exporter.passes.rewriting import MICROSOFT, SOURCE, Rewriter, static_shape
 from helium_onnx.exporter.weights import Keep, Quantized, RopeTables, Transform, Transposed, WeightPlan
 from helium_onnx.recipe import MatrixSettings, Quantization
 
@@ -41,7 +41,7 @@ class StoreLinear(ir.passes.InPlacePass):
         # The exporter keeps one of a tied pair's names for both, so the head is known by its output.
         is_head = any(output.name == "logits" for output in matmul.outputs)
         name = HEAD if is_head else str(weight.name)
-        source = EMBEDDING if is_head and self.config.tie_word_embeddings else name
+        source = EMBEDDING if is_head and self.config.tie_word_embeddings else weight.metadata_props.get(SOURCE, name)
         rows, columns = static_shape(weight)
         settings = self.quantization.head if is_head else self.quantization.linear
         rewriter, x = Rewriter(matmul), matmul.inputs[0]
