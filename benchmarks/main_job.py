@@ -151,8 +151,16 @@ def genai_model(work: Path, block_size: int) -> dict[str, Any]:
 def measure_speed(work: Path, threads: int, *, genai: bool) -> dict[str, Any]:
     ids = np.random.default_rng(0).integers(4, 40000, PROMPT).tolist()
     report: dict[str, Any] = {"prompt": PROMPT, "new": NEW, "rounds": ROUNDS, "runs": {}}
-    workers = {"helium-onnx": Worker(sys.executable, "ours.py", str(work / "int4"), str(threads), str(CONTEXT))}
+    workers = {
+        "helium-onnx cpu-int4": Worker(sys.executable, "ours.py", str(work / "int4"), str(threads), str(CONTEXT))
+    }
     if genai:
+        equal = work / "equal-weights"
+        command = [sys.executable, "-m", "helium_onnx", "export", str(work / "h2b"), str(equal), "--force", "--quiet"]
+        subprocess.run([*command, "--recipe", str(ROOT / "benchmarks/equal_weights.toml")], check=True)
+        workers["helium-onnx, the peer's block 64"] = Worker(
+            sys.executable, "ours.py", str(equal), str(threads), str(CONTEXT)
+        )
         python = str(work / "venv-genai/bin/python")
         for block in (32, 64):
             report[f"genai_build_block_{block}"] = genai_model(work, block)
@@ -195,18 +203,19 @@ def show(results: dict[str, Any]) -> None:
                 f"private {median(runs, 'both_graphs_mb', 'private'):.0f} MB"
             )
     if "speed" in results:
-        ours = results["speed"]["runs"]["helium-onnx"]
-        for name, runs in results["speed"]["runs"].items():
-            pairs = list(zip(ours, runs, strict=True))
-            decode = statistics.median(b["decode_ms_per_token"] / a["decode_ms_per_token"] for a, b in pairs)
-            prefill = statistics.median(
-                a["prefill_tokens_per_second"] / b["prefill_tokens_per_second"] for a, b in pairs
-            )
+        runs_of = results["speed"]["runs"]
+        for name, runs in runs_of.items():
             print(
                 f"{name}: prefill {median(runs, 'prefill_tokens_per_second'):.1f} tokens/s, decode "
-                f"{median(runs, 'decode_ms_per_token'):.1f} ms a token; ours is {prefill:.2f} x and {decode:.2f} x "
-                "as fast"
+                f"{median(runs, 'decode_ms_per_token'):.1f} ms a token"
             )
+        for ours in (name for name in runs_of if name.startswith("helium-onnx")):
+            for peer in (name for name in runs_of if not name.startswith("helium-onnx")):
+                pairs = list(zip(runs_of[ours], runs_of[peer], strict=True))
+                decode = statistics.median(b["decode_ms_per_token"] / a["decode_ms_per_token"] for a, b in pairs)
+                rate = "prefill_tokens_per_second"
+                prefill = statistics.median(a[rate] / b[rate] for a, b in pairs)
+                print(f"{ours} / {peer}: prefill {prefill:.2f} x, decode {decode:.2f} x")
 
 
 def main() -> None:

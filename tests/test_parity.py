@@ -163,3 +163,10 @@ def test_render(width: int) -> None:
         assert "a [b] c" in text
         assert "3 of 8 equal" in text
         assert "1.0e-06" in text
+
+
+def test_render_of_quantized_weights_names_no_bar() -> None:
+    stream = io.StringIO()
+    report_of(ROW, tolerance=None).render(Console(file=stream, width=140))
+    assert "passed (logits are finite" in stream.getvalue()
+    assert "bar for this recipe" not in stream.getvalue()

@@ -178,9 +178,10 @@ class ParityReport:
         if self.warning:
             console.print(Text(f"warning: {self.warning}", style="yellow"))
         verdict = "passed" if self.passed else "FAILED"
-        bar = f"bar for this recipe: differences up to {self.tolerance:g} and equal tokens"
         if self.tolerance is None:
             bar = "logits are finite; quantized weights differ by design, and how much is in the table"
+        else:
+            bar = f"bar for this recipe: differences up to {self.tolerance:g} and equal tokens"
         console.print(Text(f"{verdict} ({bar})", style="green" if self.passed else "bold red"))
 
 
