@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.generation import logits_process as hf
 
 from helium_onnx.errors import GenerationError, UsageError
 from helium_onnx.generation.sampling import Sampler, SamplingOptions, SplitMix64, token_logprobs
@@ -32,8 +34,6 @@ def random_logits(seed: int, size: int = 3000, scale: float = 4.0) -> np.ndarray
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_what_is_kept_and_its_probabilities_are_those_of_transformers(options: dict[str, Any]) -> None:
-    torch = pytest.importorskip("torch")
-    hf = pytest.importorskip("transformers.generation.logits_process")
     history = [5, 7, 7, 100, 2999]
     chain = [
         hf.RepetitionPenaltyLogitsProcessor(options.get("repetition_penalty", 1.0)),
@@ -55,8 +55,6 @@ def test_what_is_kept_and_its_probabilities_are_those_of_transformers(options: d
 
 
 def test_logits_equal_to_the_kth_are_all_kept_as_transformers_does() -> None:
-    hf = pytest.importorskip("transformers.generation.logits_process")
-    torch = pytest.importorskip("torch")
     logits = np.array([1, 3, 2, 2, 2, 0], dtype=np.float32)
     theirs = hf.TopKLogitsWarper(2)(None, torch.from_numpy(logits)[None])[0]
     ids, _ = Sampler(SamplingOptions(temperature=1.0, top_k=2)).distribution(logits, [])

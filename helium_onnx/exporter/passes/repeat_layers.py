@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -63,10 +64,10 @@ def layer_index(node: ir.Node) -> int | None:
     return None if match is None else int(match.group(1))
 
 
-def _only(values: object) -> ir.Value:
-    found = set(values)  # type: ignore[call-overload]
+def _only(values: Iterable[ir.Value]) -> ir.Value:
+    found = set(values)
     assert len(found) == 1, f"a layer should have one residual stream in and out, not {len(found)}"
-    return found.pop()  # type: ignore[no-any-return]
+    return found.pop()
 
 
 def _renumber(name: str, layer: int) -> str:
