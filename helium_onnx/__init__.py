@@ -122,7 +122,7 @@ def load(
 
     bundle = Bundle.open(path)
     check_address_space(load_bytes(bundle.total_bytes), "load")
-    from helium_onnx.runtimes.loading import load_model
+    from helium_onnx.loading import load_model
 
     return load_model(
         bundle,

@@ -22,9 +22,9 @@ from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import Graph
 from helium_onnx.errors import BundleError, HeliumOnnxError, IntegrityError, ResourceError
+from helium_onnx.loading import load_tokenizer
 from helium_onnx.manifest import MANIFEST_FILE, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent
-from helium_onnx.runtimes.loading import load_tokenizer
 from helium_onnx.runtimes.onnxruntime_session import check_contract, session_options
 from helium_onnx.runtimes.providers import default_threads, execution_provider
 

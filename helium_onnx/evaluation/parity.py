@@ -24,9 +24,9 @@ from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ContextOverflowError, UsageError
 from helium_onnx.hub import resolve_checkpoint
+from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import Recipe
-from helium_onnx.runtimes.loading import load_tokenizer
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession, session_options
 from helium_onnx.runtimes.providers import execution_provider
 
