@@ -453,15 +453,20 @@ class TestGenerate:
 
     def test_an_interruption_keeps_the_json(self, sample_bundle: Path) -> None:
         args = ("generate", sample_bundle, PROMPT, "--max-new-tokens", 1500, "--ignore-eos", "--json")
-        with start(*args) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            assert process.stderr.readline().startswith(b"load:")
-            time.sleep(0.4)
-            process.send_signal(signal.SIGINT)
-            text = process.stdout.read()
-        assert process.returncode == 130
-        assert json.loads(text)["generations"][0]["finish_reason"] == "interrupted"
+        reasons = []
+        for delay in (0.4, 0.8, 0.2, 1.6):  # the signal may come in the load, or after the end: machines differ
+            with start(*args) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                assert process.stderr.readline().startswith(b"load:")
+                time.sleep(delay)
+                process.send_signal(signal.SIGINT)
+                text = process.stdout.read()
+            reasons.append(json.loads(text)["generations"][0]["finish_reason"] if text else "before the first token")
+            if reasons[-1] == "interrupted":
+                assert process.returncode == 130
+                return
+        pytest.fail(f"no signal came in mid-generation: {reasons}")
 
     def test_a_second_interruption_quits_in_native_code(self) -> None:
         script = (
