@@ -156,7 +156,7 @@ class TestExport:
         done = run("export", sample_checkpoint, out, "--recipe", "cpu-int8")
         assert done.returncode == 0
         summary = (
-            rf"{re.escape(str(out))}: \d+\.\d+ MB in .* s\. Next: helium-onnx generate '{re.escape(str(out))}' .*\n"
+            rf"{re.escape(str(out))}: [\d.]+ MB in .* s\. Next: helium-onnx generate '{re.escape(str(out))}' .*\n"
         )
         assert re.fullmatch(summary, done.stdout.decode())
         lines = done.stderr.decode().splitlines()
