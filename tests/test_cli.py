@@ -155,9 +155,7 @@ class TestExport:
         out = tmp_path / "a bundle"
         done = run("export", sample_checkpoint, out, "--recipe", "cpu-int8")
         assert done.returncode == 0
-        summary = (
-            rf"{re.escape(str(out))}: [\d.]+ MB in .* s\. Next: helium-onnx generate '{re.escape(str(out))}' .*\n"
-        )
+        summary = rf"{re.escape(str(out))}: [\d.]+ MB in .* s\. Next: helium-onnx generate '{re.escape(str(out))}' .*\n"
         assert re.fullmatch(summary, done.stdout.decode())
         lines = done.stderr.decode().splitlines()
         stages = [line.split(":")[0] for line in lines]
