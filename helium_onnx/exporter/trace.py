@@ -24,7 +24,8 @@ from helium_onnx.exporter.passes.repeat_layers import RepeatLayers
 from helium_onnx.exporter.passes.rewriting import static_shape
 from helium_onnx.modeling import HeliumForCausalLM
 
-#: The standard operator set of all graphs: the newest whose operators every runtime of docs/targets knows.
+#: The standard operator set of all graphs: what torch's exporter writes without a version conversion. Newer sets would
+#: raise the IR version beyond what device runtimes take (graphs.IR_VERSION).
 OPSET = 18
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
