@@ -24,8 +24,8 @@ from helium_onnx.exporter.passes.repeat_layers import RepeatLayers
 from helium_onnx.exporter.passes.rewriting import static_shape
 from helium_onnx.modeling import HeliumForCausalLM
 
-#: The standard operator set of all graphs: what torch's exporter writes without a version conversion. Newer sets would
-#: raise the IR version beyond what device runtimes take (graphs.IR_VERSION).
+#: The standard operator set of all graphs: what torch's exporter writes without a version conversion. Set 23 would
+#: ask for IR version 11, which device runtimes refuse (graphs.IR_VERSION).
 OPSET = 18
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
