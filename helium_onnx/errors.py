@@ -18,6 +18,7 @@
     ├── GenerationError             a request cannot be served
     │   ├── PromptError                 the prompt is not text that can be tokenized
     │   └── ContextOverflowError        prompt and new tokens do not fit the context
+    ├── TextError                   a file of texts to measure on cannot be used
     ├── MissingDependencyError      an extra is not installed
     └── UsageError                  exit code 2: an option has a value that it cannot have
 
@@ -44,6 +45,7 @@ __all__ = [
     "ResourceError",
     "TargetExistsError",
     "TargetLockedError",
+    "TextError",
     "TokenizerError",
     "UsageError",
     "WeightsError",
@@ -137,6 +139,10 @@ class PromptError(GenerationError):
 
 class ContextOverflowError(GenerationError):
     """Prompt and new tokens do not fit the context."""
+
+
+class TextError(HeliumOnnxError):
+    """A file of texts to measure on, or to calibrate with, cannot be used."""
 
 
 class MissingDependencyError(HeliumOnnxError):
