@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 import math
 import os
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,7 +21,9 @@ from typing import Any, Literal, TypeVar
 from helium_onnx.errors import RecipeError
 
 Operators = Literal["onnxruntime", "standard"]
-Method = Literal["none", "round-to-nearest"]
+Method = Literal["none", "round-to-nearest", "hqq", "k-quant", "gptq"]
+Bits = Literal[2, 4, 8, 32]
+BlockSize = Literal[16, 32, 64, 128, 256]
 
 _T = TypeVar("_T")
 
@@ -36,18 +40,19 @@ class Precision:
     """Types of activations and of the key/value cache."""
 
     compute: Literal["float32"] = "float32"
-    key_value_cache: Literal["float32"] = "float32"
+    key_value_cache: Literal["float32", "float16", "int8"] = "float32"
 
 
 @dataclass(frozen=True)
 class MatrixSettings:
     """How a kind of matrix is stored. ``bits`` 32 means float32, and the other settings then have no effect.
 
-    ``block_size`` weights along a row share one scale (and, unless ``symmetric``, one zero point).
+    ``block_size`` weights along a row share one scale (and, unless ``symmetric``, one zero point). 2 bits are
+    experimental: few models keep their sense.
     """
 
-    bits: Literal[4, 8, 32] = 32
-    block_size: Literal[16, 32, 64, 128, 256] = 32
+    bits: Bits = 32
+    block_size: BlockSize = 32
     symmetric: bool = True
 
     @property
@@ -56,17 +61,63 @@ class MatrixSettings:
 
 
 @dataclass(frozen=True)
+class Override:
+    """Other settings for the matrices whose name ``match`` fits; what is None stays as their kind has it.
+
+    ``match`` is a pattern of the shell over the checkpoint's names without ``.weight``:
+    ``model.layers.*.self_attn.v_proj``, ``model.layers.[0-3].mlp.*``, ``lm_head``.
+    """
+
+    match: str
+    bits: Bits | None = None
+    block_size: BlockSize | None = None
+    symmetric: bool | None = None
+
+
+@dataclass(frozen=True)
 class Quantization:
     """``method`` chooses scales; ``linear``, ``head`` and ``embedding`` say how each kind of matrix is stored.
 
     ``accuracy_level`` is that of ``MatMulNBits``: 1 computes in float32, 4 with activations rounded to int8 (fast).
+    ``calibration_tokens`` of text are shown to the model where the method looks at activations; 0 lets the model's
+    size decide. Of several ``overrides`` that fit a matrix, later ones win.
     """
 
     method: Method = "none"
     accuracy_level: Literal[0, 1, 4] = 4
+    calibration_tokens: int = 0
     linear: MatrixSettings = MatrixSettings()
     head: MatrixSettings = MatrixSettings()
     embedding: MatrixSettings = MatrixSettings()
+    overrides: tuple[Override, ...] = ()
+
+    def settings_of(self, name: str) -> MatrixSettings:
+        """How the checkpoint's matrix ``name`` (``lm_head.weight``) is stored."""
+        plain = name.removesuffix(".weight")
+        kind = {"model.embed_tokens": self.embedding, "lm_head": self.head}
+        settings = kind.get(plain, self.linear)
+        for override in self.overrides:
+            if fnmatch.fnmatchcase(plain, override.match.removesuffix(".weight")):
+                changes = {key: value for key, value in vars(override).items() if key != "match" and value is not None}
+                settings = dataclasses.replace(settings, **changes)
+        return settings
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the method cannot do without calibration text."""
+        return self.method == "gptq"
+
+    def check_overrides(self, names: Sequence[str]) -> None:
+        """Raise RecipeError for an override that fits none of the checkpoint's matrices, ``names``."""
+        plain = [name.removesuffix(".weight") for name in names]
+        for override in self.overrides:
+            if not fnmatch.filter(plain, override.match.removesuffix(".weight")):
+                near = difflib.get_close_matches(override.match, plain, n=3, cutoff=0.3)
+                raise RecipeError(
+                    f"the override {override.match!r} matches no matrix of this model",
+                    expected="a pattern over names such as model.layers.0.mlp.down_proj (* for any text)",
+                    remedy=f"nearest: {', '.join(near)}" if near else f"names are as {plain[0]}",
+                )
 
 
 @dataclass(frozen=True)
@@ -158,13 +209,24 @@ def _build(kind: type[_T], raw: object, source: str, where: str) -> _T:
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise RecipeError(f"{source}: key '{missing[0]}' is missing", remedy="see export/README.md")
+        key = f"{where}.{missing[0]}" if where else missing[0]
+        raise RecipeError(f"{source}: key '{key}' is missing", remedy="see export/README.md")
     return kind(**values)
 
 
 def _value(hint: Any, value: object, source: str, where: str) -> object:
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type[object], hint), value, source, where)
+    if typing.get_origin(hint) is tuple:  # an array of tables
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError(f"{source}: '{where}' is no array", found=repr(value), expected=f"[[{where}]] tables")
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, item, source, f"{where}[{i}]") for i, item in enumerate(value))
+    if types.NoneType in typing.get_args(hint):  # as to_dict writes what an override leaves alone
+        if value is None:
+            return None
+        (hint,) = set(typing.get_args(hint)) - {types.NoneType}
+        return _value(hint, value, source, where)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         # True == 1 in Python, so the type is compared too.
@@ -185,11 +247,25 @@ def _listed(choices: tuple[object, ...]) -> str:
 
 def _check(recipe: Recipe, source: str) -> None:
     """What single keys cannot say: combinations that mean nothing or that no kernel runs."""
+    cache = recipe.precision.key_value_cache
+    if cache != "float32" and recipe.graph.operators == "standard":
+        raise RecipeError(
+            f"{source}: a key/value cache in {cache} needs ONNX Runtime's operator (GroupQueryAttention)",
+            found='graph.operators = "standard"',
+            remedy='set graph.operators = "onnxruntime", or precision.key_value_cache = "float32"',
+        )
     q = recipe.quantization
-    quantized = [kind for kind in ("linear", "head", "embedding") if getattr(q, kind).quantized]
+    if q.calibration_tokens < 0:
+        raise RecipeError(
+            f"{source}: 'quantization.calibration_tokens' is out of range",
+            found=q.calibration_tokens,
+            expected="0 (the model's size decides), or a number of tokens",
+        )
+    quantized = [f"quantization.{kind}" for kind in ("linear", "head", "embedding") if getattr(q, kind).quantized]
+    quantized += [f"quantization.overrides[{i}]" for i, o in enumerate(q.overrides) if o.bits not in (None, 32)]
     if quantized and q.method == "none":
         raise RecipeError(
-            f"{source}: [quantization.{quantized[0]}] has no method",
+            f"{source}: [{quantized[0]}] has no method",
             remedy='set [quantization] method = "round-to-nearest"',
         )
     if quantized and recipe.graph.operators == "standard":

@@ -140,15 +140,22 @@ def test_a_directory(tmp_path: Path) -> None:
         ('summary = "s"\n[quantization]\naccuracy_level = true', "'quantization.accuracy_level' has no such value",
          "one of 0, 1, 4"),
         ('summary = "s"\n[quantization.linear]\nbits = 4.0', "'quantization.linear.bits' has no such value",
-         "one of 4, 8, 32"),
+         "one of 2, 4, 8, 32"),
         ('summary = "s"\n[quantization.linear]\nbits = 3', "'quantization.linear.bits' has no such value",
-         "one of 4, 8, 32"),
+         "one of 2, 4, 8, 32"),
         ('summary = "s"\n[quantization.linear]\nbits = nan', "'quantization.linear.bits' has no such value", "nan"),
         ('summary = "s"\n[quantization.linear]\nblock_size = [32]',
          "'quantization.linear.block_size' has no such value", "[32]"),
         ('summary = "s"\nexecution_provider = "CPU"', "'execution_provider' has no such value", "one of 'cpu'"),
         ('summary = "s"\n[precision]\ncompute = "float64"', "'precision.compute' has no such value", "'float32'"),
+        ('summary = "s"\n[precision]\nkey_value_cache = "int4"', "'precision.key_value_cache' has no such value",
+         "'float32', 'float16', 'int8'"),
         # Combinations
+        *(
+            (f'summary = "s"\n[graph]\noperators = "standard"\n[precision]\nkey_value_cache = "{cache}"',
+             f"a key/value cache in {cache} needs ONNX Runtime's operator", 'graph.operators = "onnxruntime"')
+            for cache in ("float16", "int8")
+        ),
         ('summary = "s"\n[quantization.head]\nbits = 8', "[quantization.head] has no method", "round-to-nearest"),
         ('summary = "s"\n[quantization]\nmethod = "none"\n[quantization.linear]\nbits = 4',
          "[quantization.linear] has no method", "round-to-nearest"),
@@ -220,6 +227,13 @@ def test_every_key_is_documented(table: str, key: str) -> None:
     assert documented(DOCUMENTATION.read_text(encoding="utf-8"), table, key), f"{DOCUMENTATION}: no {table}.{key}"
 
 
+@pytest.mark.parametrize("cache", ["float32", "float16", "int8"])
+def test_a_recipe_of_each_cache(tmp_path: Path, cache: str) -> None:
+    recipe = load_recipe(own(tmp_path, f'summary = "s"\n[precision]\nkey_value_cache = "{cache}"'))
+    assert recipe.precision.key_value_cache == cache
+    assert Recipe.from_dict(recipe.to_dict(), source="again") == recipe
+
+
 def test_the_keys_are_those_of_the_dataclasses() -> None:
     found = {".".join(filter(None, pair)) for pair in keys(Recipe)}
     assert {"summary", "execution_provider", "graph.operators", "precision.compute"} <= found
@@ -232,3 +246,66 @@ def test_a_wheel_has_its_recipes_inside(tmp_path: Path, monkeypatch: pytest.Monk
     (package / "recipes").mkdir(parents=True)
     monkeypatch.setattr(module, "__file__", str(package / "recipe.py"))
     assert recipe_folder() == package / "recipes"
+
+
+# Overrides
+
+MIXED = """summary = "s"
+[quantization]
+method = "gptq"
+[quantization.linear]
+bits = 4
+block_size = 64
+symmetric = false
+[[quantization.overrides]]
+match = "model.layers.*.self_attn.[kv]_proj"
+bits = 8
+[[quantization.overrides]]
+match = "model.layers.2.*"
+block_size = 32
+[[quantization.overrides]]
+match = "lm_head"
+bits = 2
+"""
+
+
+def test_overrides_change_what_they_name_and_later_ones_win(tmp_path: Path) -> None:
+    settings = load_recipe(own(tmp_path, MIXED)).quantization.settings_of
+    assert settings("model.layers.0.self_attn.q_proj.weight") == MatrixSettings(4, 64, False)
+    assert settings("model.layers.0.self_attn.v_proj.weight") == MatrixSettings(8, 64, False)
+    assert settings("model.layers.2.self_attn.k_proj") == MatrixSettings(8, 32, False)
+    assert settings("model.layers.2.mlp.up_proj.weight") == MatrixSettings(4, 32, False)
+    assert settings("lm_head.weight") == MatrixSettings(2, 32, True)
+    assert settings("model.embed_tokens.weight") == MatrixSettings()
+
+
+def test_a_recipe_with_overrides_goes_to_json_and_back(tmp_path: Path) -> None:
+    recipe = load_recipe(own(tmp_path, MIXED))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())), source="json") == recipe
+
+
+def test_an_override_that_matches_nothing_names_what_is_near(tmp_path: Path) -> None:
+    recipe = load_recipe(own(tmp_path, MIXED.replace("[kv]_proj", "v_prj")))
+    names = [f"model.layers.{i}.self_attn.{x}_proj.weight" for i in range(3) for x in "qkvo"] + ["lm_head.weight"]
+    with pytest.raises(RecipeError, match="v_prj") as caught:
+        recipe.quantization.check_overrides(names)
+    assert "self_attn.v_proj" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("bits = 8", "bits = 3"), "overrides\\[0\\].bits"),
+        (('match = "lm_head"', 'match = 5\ncolour = "red"'), "overrides\\[2\\]"),
+        (('match = "lm_head"\n', ""), "overrides\\[2\\].match"),
+        (('method = "gptq"', 'method = "none"'), "has no method"),
+        (('method = "gptq"', 'method = "gptq"\ncalibration_tokens = -1'), "calibration_tokens"),
+    ],
+)
+def test_overrides_that_say_nothing(change: tuple[str, str], what: str, tmp_path: Path) -> None:
+    assert re.search(what, str(refused(own(tmp_path, MIXED.replace(*change)))))
+
+
+def test_overrides_are_an_array(tmp_path: Path) -> None:
+    text = 'summary = "s"\n[quantization]\noverrides = 3'
+    assert "overrides" in str(refused(own(tmp_path, text)))
