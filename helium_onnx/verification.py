@@ -37,7 +37,8 @@ _TEXT_TOKENS = 16
 #: the same 3e-7 mostly, but a last bit can tip a rounding by a step of 1/127, which the next layers carry on, up to the
 #: error that the rounding itself makes: seen were 1.1e-2 (6 layers, trained, cpu-int8) and 4e-2 (24 layers of 2560,
 #: random, cpu-int4, where level 4 differs from level 1 by 6e-2). A flipped RoPE gives 0.22 to 0.47: beyond both.
-TOLERANCE = {"float32": 1e-4, "quantized": 1e-1}
+#: Keys and values rounded to int8 tip in the same way; rounded to float16 by steps of 1/2048, a sixteenth of those.
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "quantized": 1e-1}
 
 _AGAIN = "copy or download the bundle again, or export it anew"
 
@@ -160,7 +161,7 @@ def _seen(subject: _Subject, graph: Graph) -> str:
 def _agreement(subject: _Subject) -> str:
     """model.onnx, over all tokens at once, against prefill (last of the prompt) and decode (the token after it)."""
     model = subject.logits["model"]
-    kind = "quantized" if _quantized(subject.manifest) else "float32"
+    kind = _kind(subject.manifest)
     scale = float(np.abs(model).max())
     seen = []
     phases: tuple[tuple[Graph, int], ...] = (("prefill", -2), ("decode", -1))
@@ -171,7 +172,7 @@ def _agreement(subject: _Subject) -> str:
             raise IntegrityError(
                 f"{graph}.onnx and model.onnx give different logits for the same text",
                 found=f"a difference of {difference:.3g}, {relative:.2g} of the largest logit {scale:.3g}",
-                expected=f"at most {TOLERANCE[kind]:g} of it ({kind} weights)",
+                expected=f"at most {TOLERANCE[kind]:g} of it ({kind} weights or cache)",
                 remedy="export the bundle anew; if that does not help, report it with this text",
             )
         seen.append(f"{graph} {relative:.1g}")
@@ -190,8 +191,11 @@ CHECKS: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
 )
 
 
-def _quantized(manifest: Manifest) -> bool:
-    return any("MatMulNBits" in operator for graph in manifest.graphs.values() for operator in graph.operators)
+def _kind(manifest: Manifest) -> str:
+    """The row of TOLERANCE: that of the coarsest rounding in the graphs."""
+    cache = {spec.dtype for graph in manifest.graphs.values() for spec in graph.inputs if spec.name.endswith(".key")}
+    rounded = any("MatMulNBits" in operator for graph in manifest.graphs.values() for operator in graph.operators)
+    return "quantized" if rounded or "int8" in cache else "float16" if "float16" in cache else "float32"
 
 
 def _run(subject: _Subject, graph: Graph, ids: NDArray[np.int64], past: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -4,7 +4,7 @@ ONNX Runtime, without any code of our runtimes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import tiny
 import torch
 import transformers
 from numpy.typing import NDArray
+from torch import Tensor
 
 from helium_onnx import contract
 from helium_onnx.config import HeliumConfig
@@ -24,6 +25,8 @@ TOLERANCE = 1e-4
 MUTATION = 100 * TOLERANCE
 
 Padding = Literal["left", "right"]
+#: Layer, keys and values ``[batch, kv_heads, tokens, head_dim]`` to what a cache keeps of them.
+Rounded = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def make_model(
@@ -80,10 +83,25 @@ def padded(rows: Sequence[NDArray[np.int64]], side: Padding) -> tuple[NDArray[np
     return ids, mask
 
 
-def logits_of(model: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The reference's logits of one unpadded row: ``[tokens, vocab_size]``."""
+class RoundedCache(transformers.DynamicCache):
+    """A cache of ``transformers`` that keeps of rotated keys and values what ``rounded(layer, keys, values)`` gives."""
+
+    def __init__(self, rounded: Rounded) -> None:
+        super().__init__()
+        self._rounded = rounded
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = super().update(
+            *self._rounded(layer_idx, key_states, value_states), layer_idx, *args
+        )
+        return result
+
+
+def logits_of(model: Any, ids: NDArray[np.int64], rounded: Rounded | None = None) -> NDArray[np.float32]:
+    """The reference's logits of one unpadded row: ``[tokens, vocab_size]``; over a rounded cache where one is given."""
+    cache = None if rounded is None else RoundedCache(rounded)
     with torch.inference_mode():
-        result: NDArray[np.float32] = model(torch.from_numpy(ids)[None]).logits[0].numpy()
+        result: NDArray[np.float32] = model(torch.from_numpy(ids)[None], past_key_values=cache).logits[0].numpy()
     return result
 
 
@@ -95,10 +113,16 @@ def error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 
 
 class Graphs:
-    """The graphs of an exported folder, each in a plain session."""
+    """The graphs of an exported folder, each in a plain session; ``cache`` is the type of keys and values."""
 
-    def __init__(self, folder: Path, config: HeliumConfig, only: Iterable[contract.Graph] = contract.GRAPHS) -> None:
-        self.config = config
+    def __init__(
+        self,
+        folder: Path,
+        config: HeliumConfig,
+        only: Iterable[contract.Graph] = contract.GRAPHS,
+        cache: str = "float32",
+    ) -> None:
+        self.config, self.cache = config, np.dtype(cache)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -109,19 +133,20 @@ class Graphs:
         kinds = [f".{i}.{kind}" for i in range(config.num_hidden_layers) for kind in ("key", "value")]
         self._past, self._present = ([prefix + kind for kind in kinds] for prefix in ("past_key_values", "present"))
 
-    def past(self, rows: int, length: int = 0) -> list[NDArray[np.float32]]:
+    def past(self, rows: int, length: int = 0) -> list[NDArray[Any]]:
         """An empty past; ``length`` is that of the buffers, for the form that writes in place."""
         shape = (rows, self.config.num_key_value_heads, length, self.config.head_dim)
-        # What no token has written must not be read: NaN would show.
-        return [np.full(shape, np.nan, np.float32) for _ in self._past]
+        # What no token has written must not be read: NaN would show, and int8's largest magnitude as well.
+        unwritten = np.nan if self.cache.kind == "f" else -128
+        return [np.full(shape, unwritten, self.cache) for _ in self._past]
 
     def run(
         self,
         graph: contract.Graph,
         ids: NDArray[np.int64],
         mask: NDArray[np.int64] | None = None,
-        past: list[NDArray[np.float32]] | None = None,
-    ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        past: list[NDArray[Any]] | None = None,
+    ) -> tuple[NDArray[np.float32], list[NDArray[Any]]]:
         """Logits and present; the past is empty by default, and the mask has no padding."""
         past = self.past(len(ids)) if past is None else past
         mask = np.ones((len(ids), past[0].shape[2] + ids.shape[1]), np.int64) if mask is None else mask
@@ -134,7 +159,7 @@ class Graphs:
         graph: contract.Graph,
         ids: NDArray[np.int64],
         lengths: NDArray[np.int64],
-        buffers: list[NDArray[np.float32]],
+        buffers: list[NDArray[Any]],
     ) -> NDArray[np.float32]:
         """Logits of ``ids`` after ``lengths[row]`` tokens; past and present are the same ``buffers``."""
         after = lengths + ids.shape[1]
@@ -147,7 +172,7 @@ class Graphs:
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for past, present, buffer in zip(self._past, self._present, buffers, strict=True):
-            binding.bind_input(past, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
-            binding.bind_output(present, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            binding.bind_input(past, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+            binding.bind_output(present, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
         self._sessions[graph].run_with_iobinding(binding)
         return logits

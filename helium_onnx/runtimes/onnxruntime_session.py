@@ -29,7 +29,10 @@ from helium_onnx.runtimes.prepacked import PrepackedCache
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads, execution_provider
 from helium_onnx.runtimes.session import Past, Phase
 
-_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+_DTYPES = {
+    f"tensor({'float' if name == 'float32' else name})": name
+    for name in ("float32", "float16", "int8", "int32", "int64")
+}
 #: ONNX Runtime's words for an allocation that failed; it has no exception of its own for that.
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.exporter.passes.rewriting import MICROSOFT, Rewriter, nodes_of
+from helium_onnx.exporter.passes.group_query import for_cache, group_query_attention
+from helium_onnx.exporter.passes.rewriting import Rewriter, nodes_of
 from helium_onnx.modeling import DOMAIN
 
 
@@ -14,7 +15,8 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
     Replacement: ``com.microsoft::GroupQueryAttention(q, k, v, past_key, past_value, seqlens_k,
     total_sequence_length, cos, sin)`` with ``do_rotary=1`` (where q, k and v are the parts of one ``Split``, its input
     takes the place of q, and k and v are absent), and once for all layers ``seqlens_k[b] =
-    sum(attention_mask[b]) - 1`` and ``total_sequence_length = attention_mask.shape[1]``.
+    sum(attention_mask[b]) - 1`` and ``total_sequence_length = attention_mask.shape[1]``. Over a float16 cache the node
+    is float16, between ``Cast``; over an int8 cache it takes the scales (StoreKeyValueCache) and stays float32.
 
     Rows hold their tokens without gaps from slot 0 and may be padded on the right; padding on the left is wrong here
     (LowerAttentionUniversal takes both). Past and present may be one buffer longer than the tokens in it.
@@ -32,21 +34,18 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
         total = first.op("Cast", total, to=int(ir.DataType.INT32))
         for node in nodes:
             rewriter = Rewriter(node)
-            query, key, value, past_key, past_value, _, cos, sin = node.inputs
+            query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
             split = _packed(node)
             if split is not None:
                 query, key, value = split.inputs[0], None, None
-            outputs = rewriter.op_outputs(
-                "GroupQueryAttention",
-                query, key, value, past_key, past_value, seqlens_k, total, cos, sin,
-                outputs=3,
-                domain=MICROSOFT,
-                num_heads=node.attributes["num_heads"].as_int(),
-                kv_num_heads=node.attributes["kv_num_heads"].as_int(),
+            query, key, value = (x and for_cache(rewriter, x, past_key) for x in (query, key, value))
+            group_query_attention(
+                rewriter,
+                node,
+                (query, key, value, past_key, past_value, seqlens_k, total, cos, sin),
                 do_rotary=1,
                 rotary_interleaved=node.attributes["interleaved"].as_int(),
-            )  # fmt: skip
-            rewriter.replace(*outputs)
+            )
             if split is not None:
                 sizes = split.inputs[1]
                 model.graph.remove(split, safe=True)

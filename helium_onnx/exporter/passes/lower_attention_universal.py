@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from helium_onnx.exporter.passes.group_query import for_cache, group_query_attention
 from helium_onnx.exporter.passes.rewriting import MICROSOFT, Rewriter, nodes_of
 from helium_onnx.modeling import DOMAIN
 
 #: Added to the score of a padded key: the least float32, as transformers does. Not -inf, which would make NaN of a
 #: row that is padding throughout.
 _MASKED = float(np.finfo(np.float32).min)
+#: The same for a float16 kernel: half of the least float16, so that its sum with a score does not become -inf, of
+#: which a row that is padding throughout would make NaN.
+_MASKED_FLOAT16 = float(np.finfo(np.float16).min) / 2
 
 
 class LowerAttentionUniversal(ir.passes.InPlacePass):
@@ -38,9 +42,12 @@ class LowerAttentionUniversal(ir.passes.InPlacePass):
         seqlens_k = shared.op("Expand", length_minus_one, batch)
 
         hidden = shared.op("Equal", mask, shared.constant(0))
+        past = nodes[0].inputs[3]
+        masked = _MASKED_FLOAT16 if past is not None and past.dtype == ir.DataType.FLOAT16 else _MASKED
         bias = shared.op(
-            "Where", hidden, shared.constant(_MASKED, ir.DataType.FLOAT), shared.constant(0.0, ir.DataType.FLOAT)
+            "Where", hidden, shared.constant(masked, ir.DataType.FLOAT), shared.constant(0.0, ir.DataType.FLOAT)
         )
+        bias = for_cache(shared, bias, past)
         bias = shared.op("Unsqueeze", bias, shared.constant([1, 2]))  # [batch, 1, 1, total]
         length = shared.op("Shape", input_ids, start=1, end=2)
         one = shared.constant([1])
@@ -48,7 +55,8 @@ class LowerAttentionUniversal(ir.passes.InPlacePass):
 
         for node in nodes:
             rewriter = Rewriter(node)
-            query, key, value, past_key, past_value, _, cos, sin = node.inputs
+            query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
+            query, key, value = (x and for_cache(rewriter, x, past_key) for x in (query, key, value))
             interleaved = node.attributes["interleaved"].as_int()
             query, key = (
                 rewriter.op(
@@ -56,16 +64,8 @@ class LowerAttentionUniversal(ir.passes.InPlacePass):
                 )
                 for x in (query, key)
             )
-            outputs = rewriter.op_outputs(
-                "GroupQueryAttention",
-                query, key, value, past_key, past_value, seqlens_k, total_scalar, None, None, None, bias,
-                outputs=3,
-                domain=MICROSOFT,
-                num_heads=node.attributes["num_heads"].as_int(),
-                kv_num_heads=node.attributes["kv_num_heads"].as_int(),
-                do_rotary=0,
-            )  # fmt: skip
-            rewriter.replace(*outputs)
+            inputs = (query, key, value, past_key, past_value, seqlens_k, total_scalar, None, None, None, bias)
+            group_query_attention(rewriter, node, inputs, do_rotary=0)
         return ir.passes.PassResult(model, modified=True)
 
 
