@@ -79,8 +79,9 @@ class TensorRecord:
 class Manifest:
     """All of helium.json but its own digest.
 
-    ``helium_onnx`` is the version that wrote the bundle, ``recipe`` the resolved recipe, ``model_config`` the
-    checkpoint's config.json, ``tensors`` the layout of the weights file, ``source`` the checkpoint's files (names
+    ``helium_onnx`` is the version that wrote the bundle, ``recipe`` the resolved recipe, ``quantization``
+    how its weights were chosen (method, calibration text, allocation), ``model_config`` the checkpoint's config.json,
+    ``tensors`` the layout of the weights file, ``source`` the checkpoint's files (names
     relative to it), ``tools`` the versions of what exported it, ``files`` all files of the bundle but helium.json.
     """
 
@@ -89,6 +90,7 @@ class Manifest:
     task: str
     licence: str | None
     recipe: dict[str, Any]
+    quantization: dict[str, Any]
     model_config: dict[str, Any]
     graphs: dict[str, GraphRecord]
     tensors: tuple[TensorRecord, ...]
@@ -167,6 +169,7 @@ class Manifest:
                 found = f"content of SHA-256 {actual}"
                 expected = f"{repr(recorded)[:80]}, the {_DIGEST} that it states"
                 raise IntegrityError(f"{source} was changed.", found=found, expected=expected, remedy=_REMEDY)
+            data.setdefault("quantization", {})  # bundles of 0.1.0's first weeks do not say
             manifest: Manifest = strict_json.read(cls, data)
             _check_together(manifest)
         except (ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError

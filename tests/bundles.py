@@ -79,6 +79,7 @@ def manifest() -> Manifest:
         task="text-generation",
         licence="CC-BY-4.0",
         recipe={"name": "cpu-int4", "quantization": {"bits": 4, "block_size": 8, "ratio": 0.5, "étiquette": "é"}},
+        quantization={"method": "none", "calibration": None, "allocation": None},
         model_config=dict(CONFIG),
         graphs={name: GraphRecord(GRAPH_FILES[name], inputs, outputs, dict(operators)) for name in GRAPHS},
         tensors=tensors(),

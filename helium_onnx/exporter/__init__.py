@@ -15,8 +15,19 @@ from helium_onnx import contract
 from helium_onnx._version import __version__
 from helium_onnx.bundle import Bundle, BundleWriter, sha256
 from helium_onnx.checkpoint import Checkpoint
+from helium_onnx.exporter.calibration import Calibration, load_calibration
 from helium_onnx.exporter.client_files import write_client_files
 from helium_onnx.exporter.graphs import build_graphs, graph_record, save_graph
+from helium_onnx.exporter.key_value_scales import key_value_scales
+from helium_onnx.exporter.quantization import (
+    allocated,
+    check_calibration,
+    make_quantizer,
+    matrices,
+    needs_calibration,
+    quantization_record,
+)
+from helium_onnx.exporter.quantize.allocation import Allocation, Budget
 from helium_onnx.exporter.trace import trace
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.hub import resolve_checkpoint
@@ -35,6 +46,9 @@ def export(
     out: str | os.PathLike[str],
     *,
     recipe: str | os.PathLike[str] | Recipe = "cpu-int4",
+    calibration: str | os.PathLike[str] | None = None,
+    budget: str | None = None,
+    max_kl: float | None = None,
     force: bool = False,
     revision: str | None = None,
     offline: bool = False,
@@ -43,23 +57,36 @@ def export(
     """See :func:`helium_onnx.export`."""
     report = progress or silent
     chosen = load_recipe(recipe)
+    goal = Budget.parse(budget, max_kl)
+    check_calibration(chosen, calibration, goal)
     BundleWriter(out, force=force, expected_bytes=0).check_target()  # before a minute's work, and again with the lock
     report(ProgressEvent("read", os.fspath(checkpoint)))
     source = Checkpoint.open(resolve_checkpoint(checkpoint, revision=revision, offline=offline))
     config = source.config
     source.check_tensors(config)
-    tokenizer_fits(source)
+    chosen.quantization.check_overrides(matrices(config))
+    tokenizer = read_tokenizer(source)
+    text: Calibration | None = None
+    if needs_calibration(chosen) or calibration is not None or goal is not None:
+        text = load_calibration(calibration, tokenizer, config, tokens=chosen.quantization.calibration_tokens)
+    scales = None
+    if text is not None and chosen.precision.key_value_cache == "int8":
+        scales = key_value_scales(source, text.windows, report)
+
+    allocation: Allocation | None = None
+    if text is not None and goal is not None:
+        chosen, allocation = allocated(source, chosen, goal, text, report)
 
     report(ProgressEvent("trace", f"{config.num_hidden_layers} layers, {config.num_parameters / 1e6:.1f} M parameters"))
     plan = WeightPlan()
-    graphs = build_graphs(trace(config), plan, config, chosen)
+    graphs = build_graphs(trace(config), plan, config, chosen, scales)
     with BundleWriter(out, force=force, expected_bytes=plan.total_bytes + _SMALL_FILES_BYTES) as writer:
         digests = _Digests(source)
         (writer.folder / "onnx").mkdir()
         for name, model in graphs.items():
             save_graph(model, writer.folder / contract.GRAPH_FILES[name])
         write_client_files(writer.folder, source, chosen)
-        plan.write(writer.folder / contract.WEIGHTS_FILE, source, report)
+        plan.write(writer.folder / contract.WEIGHTS_FILE, source, make_quantizer(source, chosen, text, report), report)
         report(ProgressEvent("finish", "digests and flush to disk"))
         manifest = Manifest(
             format_version=FORMAT_VERSION,
@@ -67,6 +94,7 @@ def export(
             task="text-generation",
             licence=source.licence,
             recipe=chosen.to_dict(),
+            quantization=quantization_record(chosen, text, allocation),
             model_config=dict(config.to_dict()),
             graphs={name: graph_record(model, name, config, chosen) for name, model in graphs.items()},
             tensors=plan.records(),
@@ -77,10 +105,10 @@ def export(
         return writer.commit(manifest)
 
 
-def tokenizer_fits(source: Checkpoint) -> None:
-    """Raise TokenizerError unless the checkpoint's tokenizer has exactly the model's vocabulary."""
+def read_tokenizer(source: Checkpoint) -> Tokenizer:
+    """The checkpoint's tokenizer. Raises TokenizerError unless it has exactly the model's vocabulary."""
     config = source.config
-    Tokenizer.from_folder(
+    return Tokenizer.from_folder(
         source.folder,
         vocab_size=config.vocab_size,
         bos_token_id=config.bos_token_id,

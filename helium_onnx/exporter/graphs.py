@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +13,7 @@ from helium_onnx._version import __version__
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import Graph
 from helium_onnx.errors import HeliumOnnxError
+from helium_onnx.exporter.key_value_scales import LayerScales
 from helium_onnx.exporter.passes.fuse_skip_norm import FuseSkipNorm
 from helium_onnx.exporter.passes.last_position import LastPosition
 from helium_onnx.exporter.passes.lower_attention_group_query import LowerAttentionGroupQuery
@@ -21,6 +23,7 @@ from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStan
 from helium_onnx.exporter.passes.name_nodes import NameNodes
 from helium_onnx.exporter.passes.pack_query_key_value import PackQueryKeyValue
 from helium_onnx.exporter.passes.rewriting import MICROSOFT
+from helium_onnx.exporter.passes.store_key_value_cache import StoreKeyValueCache
 from helium_onnx.exporter.passes.store_weights import StoreEmbedding, StoreLinear, StoreRemaining
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.manifest import GraphRecord
@@ -31,13 +34,15 @@ from helium_onnx.recipe import Recipe
 IR_VERSION = 10
 
 
-def weight_passes(plan: WeightPlan, config: HeliumConfig, recipe: Recipe) -> list[ir.passes.InPlacePass]:
+def weight_passes(
+    plan: WeightPlan, config: HeliumConfig, recipe: Recipe, scales: Sequence[LayerScales] | None = None
+) -> list[ir.passes.InPlacePass]:
     """What is done once, before the graphs part: they read the same weights."""
-    packing: list[ir.passes.InPlacePass] = [PackQueryKeyValue()] if recipe.quantization.linear.quantized else []
     return [
-        *packing,
+        PackQueryKeyValue(recipe.quantization),
         StoreEmbedding(plan, recipe.quantization),
         StoreLinear(plan, config, recipe.quantization),
+        StoreKeyValueCache(plan, recipe.precision, scales),
         StoreRemaining(plan, config),
     ]
 
@@ -67,9 +72,18 @@ def run_passes(model: ir.Model, passes: list[ir.passes.InPlacePass], step: str) 
             raise RuntimeError(f"pass {type(transformation).__name__} failed on {step}: {error}") from error
 
 
-def build_graphs(traced: ir.Model, plan: WeightPlan, config: HeliumConfig, recipe: Recipe) -> dict[Graph, ir.Model]:
-    """The three graphs of the contract from one trace; ``plan`` then knows every tensor they need."""
-    run_passes(traced, weight_passes(plan, config, recipe), "the traced graph")
+def build_graphs(
+    traced: ir.Model,
+    plan: WeightPlan,
+    config: HeliumConfig,
+    recipe: Recipe,
+    scales: Sequence[LayerScales] | None = None,
+) -> dict[Graph, ir.Model]:
+    """The three graphs of the contract from one trace; ``plan`` then knows every tensor they need.
+
+    ``scales`` are those of an int8 key/value cache, layer by layer.
+    """
+    run_passes(traced, weight_passes(plan, config, recipe, scales), "the traced graph")
     built: dict[Graph, ir.Model] = {}
     for graph in contract.GRAPHS:
         model = traced.clone()

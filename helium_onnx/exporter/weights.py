@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import WEIGHTS_FILE
-from helium_onnx.exporter.quantize import Quantizer, quantizer
+from helium_onnx.exporter.quantize import Quantizer
 from helium_onnx.manifest import TensorRecord
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
-from helium_onnx.recipe import MatrixSettings, Method
+from helium_onnx.recipe import MatrixSettings
 
 if TYPE_CHECKING:
     from helium_onnx.checkpoint import Checkpoint
+    from helium_onnx.exporter.key_value_scales import LayerScales
 
 #: Tensors start at multiples of a page, so that every runtime can map them in place.
 ALIGNMENT = 4096
@@ -58,7 +59,7 @@ class Transform(Protocol):
     @property
     def source(self) -> str: ...
     def tensors(self) -> tuple[StoredTensor, ...]: ...
-    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+    def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:
         """Write all tensors; yield the bytes written, chunk by chunk."""
         ...
 
@@ -73,7 +74,7 @@ class Keep:
     def tensors(self) -> tuple[StoredTensor, ...]:
         return (StoredTensor(self.source, ir.DataType.FLOAT, self.shape),)
 
-    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+    def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:  # noqa: ARG002
         (tensor,) = self.tensors()
         if len(self.shape) == 1:
             sink(tensor, 0, checkpoint.read(self.source))
@@ -98,7 +99,7 @@ class Transposed:
     def tensors(self) -> tuple[StoredTensor, ...]:
         return (StoredTensor(f"{self.name}.transposed", ir.DataType.FLOAT, (self.shape[1], self.shape[0])),)
 
-    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+    def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:  # noqa: ARG002
         (tensor,) = self.tensors()
         rows = self.shape[0]
         for row, values in checkpoint.iter_rows(self.source, max_bytes=_TRANSPOSED_BYTES):
@@ -125,7 +126,6 @@ class Quantized:
     name: str
     shape: tuple[int, int]
     settings: MatrixSettings
-    method: Method
     gathered: bool = False
 
     @property
@@ -145,46 +145,67 @@ class Quantized:
             stored.append(StoredTensor(f"{self.name}.zero_points", u8, (rows, -(-self.blocks * bits // 8))))
         return tuple(stored)
 
-    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
-        quantize: Quantizer = quantizer(self.method)
+    def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:
         tensors = self.tensors()
         row_bytes = [t.nbytes // self.shape[0] for t in tensors]
-        for row, values in self._rows(checkpoint):
-            parts = quantize(values, self.settings)
-            arrays: tuple[NDArray[Any] | None, ...] = (parts.data, parts.scales, parts.zero_points)
-            for tensor, array, size in zip(tensors, arrays, row_bytes, strict=False):
-                assert array is not None
-                block = array.reshape(len(values), -1)
-                if block.nbytes != size * len(values):
-                    block = np.ascontiguousarray(block[:, :size])  # gathered rows are not padded to whole blocks
-                sink(tensor, row * size, block)
-            yield sum(row_bytes) * len(values)
-
-    def _rows(self, checkpoint: Checkpoint) -> Iterator[tuple[int, NDArray[np.float32]]]:
         first = 0
         for source in self.source.split("+"):
-            for row, values in checkpoint.iter_rows(source, max_bytes=8 << 20):
-                yield first + row, values
+            for row, parts in quantizer.rows(self.name, source, self.settings):
+                rows = len(parts.scales)
+                arrays: tuple[NDArray[Any] | None, ...] = (parts.data, parts.scales, parts.zero_points)
+                for tensor, array, size in zip(tensors, arrays, row_bytes, strict=False):
+                    assert array is not None
+                    block = array.reshape(rows, -1)
+                    if block.nbytes != size * rows:
+                        block = np.ascontiguousarray(block[:, :size])  # gathered rows are not padded to whole blocks
+                    sink(tensor, (first + row) * size, block)
+                yield sum(row_bytes) * rows
             first += checkpoint.tensors[source].shape[0]
         assert first == self.shape[0]
 
 
 @dataclass(frozen=True)
 class RopeTables:
-    """The cosines and sines of all positions."""
+    """The cosines and sines of all positions, in float32 or (beside a float16 key/value cache) float16."""
 
     config: HeliumConfig
+    dtype: ir.DataType = ir.DataType.FLOAT
     source: str = "config.json"
 
     def tensors(self) -> tuple[StoredTensor, ...]:
         shape = (self.config.max_position_embeddings, self.config.head_dim // 2)
-        return tuple(StoredTensor(name, ir.DataType.FLOAT, shape) for name in ("cos", "sin"))
+        return tuple(StoredTensor(name, self.dtype, shape) for name in ("cos", "sin"))
 
-    def write(self, checkpoint: Checkpoint, sink: Sink) -> Iterator[int]:
+    def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:  # noqa: ARG002
         from helium_onnx.modeling import rope_tables
 
         for tensor, table in zip(self.tensors(), rope_tables(checkpoint.config), strict=True):
-            sink(tensor, 0, table.numpy())
+            sink(tensor, 0, table.numpy().astype(self.dtype.numpy(), copy=False))
+            yield tensor.nbytes
+
+
+@dataclass(frozen=True)
+class KeyValueScales:
+    """Scales of one layer's int8 keys and values, float32 ``[1, num_key_value_heads, 1, head_dim]`` each.
+
+    They broadcast to the cache ``[batch, num_key_value_heads, tokens, head_dim]``, as GroupQueryAttention asks.
+    """
+
+    layer: int
+    scales: LayerScales = field(compare=False)
+    source: str = "calibration"
+
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        return tuple(
+            StoredTensor(
+                f"model.layers.{self.layer}.self_attn.{kind}_cache.scales", ir.DataType.FLOAT, (1, heads, 1, size)
+            )
+            for kind, (heads, size) in (("key", self.scales.key.shape), ("value", self.scales.value.shape))
+        )
+
+    def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:  # noqa: ARG002  known before the writing
+        for tensor, scales in zip(self.tensors(), (self.scales.key, self.scales.value), strict=True):
+            sink(tensor, 0, scales)
             yield tensor.nbytes
 
 
@@ -239,8 +260,10 @@ class WeightPlan:
             for name, tensor in self._tensors.items()
         )
 
-    def write(self, path: Path, checkpoint: Checkpoint, progress: ProgressCallback = silent) -> None:
-        """Stream every tensor from the checkpoint to its place in ``path``."""
+    def write(
+        self, path: Path, checkpoint: Checkpoint, quantizer: Quantizer, progress: ProgressCallback = silent
+    ) -> None:
+        """Stream every tensor from the checkpoint, ``quantizer`` between, to its place in ``path``."""
         written = 0
         total = sum(tensor.nbytes for tensor in self._tensors.values())
         with path.open("wb") as file:
@@ -259,6 +282,6 @@ class WeightPlan:
 
             with torch.inference_mode():
                 for transform in self._transforms:
-                    for count in transform.write(checkpoint, sink):
+                    for count in transform.write(checkpoint, quantizer, sink):
                         written += count
                         progress(ProgressEvent("weights", transform.source, written, total))

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from helium_onnx.exporter.passes.rewriting import SOURCE, Rewriter, nodes_of, static_shape
 from helium_onnx.modeling import DOMAIN
+from helium_onnx.recipe import Quantization
 
 
 class PackQueryKeyValue(ir.passes.InPlacePass):
@@ -15,8 +16,13 @@ class PackQueryKeyValue(ir.passes.InPlacePass):
     below the other: the kernel reads ``x`` once and its threads meet once. GroupQueryAttention takes the packed
     product as it is, and the Split goes (LowerAttentionGroupQuery).
 
-    For quantized weights, whose rows are quantized apart and simply follow each other in the file.
+    For quantized weights, whose rows are quantized apart and simply follow each other in the file; a layer whose three
+    matrices are not stored alike stays as it is.
     """
+
+    def __init__(self, quantization: Quantization) -> None:
+        super().__init__()
+        self.quantization = quantization
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         packed = 0
@@ -26,6 +32,9 @@ class PackQueryKeyValue(ir.passes.InPlacePass):
                 continue
             matmuls, transposes, weights = zip(*[p for p in projections if p is not None], strict=True)
             if len({matmul.inputs[0] for matmul in matmuls}) != 1:
+                continue
+            settings = {self.quantization.settings_of(str(weight.name)) for weight in weights}
+            if len(settings) != 1 or not settings.pop().quantized:
                 continue
             _pack(model.graph, attention, matmuls, transposes, weights)
             packed += 1

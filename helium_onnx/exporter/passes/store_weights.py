@@ -43,14 +43,15 @@ class StoreLinear(ir.passes.InPlacePass):
         name = HEAD if is_head else str(weight.name)
         source = EMBEDDING if is_head and self.config.tie_word_embeddings else weight.metadata_props.get(SOURCE, name)
         rows, columns = static_shape(weight)
-        settings = self.quantization.head if is_head else self.quantization.linear
+        settings = self.quantization.settings_of(name if is_head else source.split("+")[0])
         rewriter, x = Rewriter(matmul), matmul.inputs[0]
         if not settings.quantized:
             transposed = initializers(graph, self.plan, Transposed(source, name, (rows, columns)))
             rewriter.replace(rewriter.op("MatMul", x, *transposed))
             return
-        wanted = Quantized(source, name, (rows, columns), settings, self.quantization.method)
-        if source == EMBEDDING and settings == self.quantization.embedding and columns % settings.block_size == 0:
+        wanted = Quantized(source, name, (rows, columns), settings)
+        shared = source == EMBEDDING and settings == self.quantization.settings_of(EMBEDDING)
+        if shared and columns % settings.block_size == 0:
             weights = [_alias(graph, self.plan, EMBEDDING, tensor.name, tensor.shape) for tensor in wanted.tensors()]
         else:
             weights = initializers(graph, self.plan, wanted)
@@ -78,7 +79,7 @@ class StoreEmbedding(ir.passes.InPlacePass):
         self.plan, self.quantization = plan, quantization
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        settings: MatrixSettings = self.quantization.embedding
+        settings: MatrixSettings = self.quantization.settings_of(EMBEDDING)
         gathers = [node for node in model.graph if node.op_type == "Gather" and not node.domain]
         gather = next((node for node in gathers if (v := node.inputs[0]) is not None and v.name == EMBEDDING), None)
         if gather is None:
@@ -89,7 +90,7 @@ class StoreEmbedding(ir.passes.InPlacePass):
         if not settings.quantized:
             self.plan.add(Keep(EMBEDDING, (rows, columns)))
             return ir.passes.PassResult(model, modified=False)
-        transform = Quantized(EMBEDDING, EMBEDDING, (rows, columns), settings, self.quantization.method, gathered=True)
+        transform = Quantized(EMBEDDING, EMBEDDING, (rows, columns), settings, gathered=True)
         data, scales, *zero_points = initializers(model.graph, self.plan, transform)
         rewriter = Rewriter(gather)
         y = rewriter.op(
@@ -120,7 +121,7 @@ class StoreRemaining(ir.passes.InPlacePass):
             if not value.uses():
                 del model.graph.initializers[name]
             elif name in ("cos", "sin"):
-                self.plan.add(RopeTables(self.config))
+                self.plan.add(RopeTables(self.config, value.dtype or ir.DataType.FLOAT))
                 value.const_value = self.plan.external(name)
             elif not self.plan.has(name) and not name.endswith((".quantized", ".scales", ".zero_points")):
                 self.plan.add(Keep(name, static_shape(value)))

@@ -2,53 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from helium_onnx.exporter.quantize.packing import QuantizedRows, dequantize
 from helium_onnx.recipe import MatrixSettings, Method
 
+if TYPE_CHECKING:
+    from helium_onnx.checkpoint import Checkpoint
 
-@dataclass(frozen=True)
-class QuantizedRows:
-    """``data`` uint8 ``[rows, blocks, block_size * bits / 8]``, low bits first; ``scales`` float32 ``[rows, blocks]``;
-    ``zero_points`` uint8 ``[rows, ceil(blocks * bits / 8)]``, or None where symmetric (then ``2 ** (bits - 1)``).
+__all__ = ["DataFree", "QuantizedRows", "Quantizer", "RowFunction", "dequantize", "row_function"]
 
-    A weight is ``(q - zero_point) * scale``.
+#: What a data-free method reads at once.
+_PIECE_BYTES = 8 << 20
+
+
+class RowFunction(Protocol):
+    """A method that looks at one row at a time: ``values`` float32 ``[rows, columns]``.
+
+    ``importance`` float32 ``[columns]``, not negative, is the mean square of what each column is multiplied with;
+    None where it is not known. Methods that have no use for it ignore it.
     """
 
-    data: NDArray[np.uint8]
-    scales: NDArray[np.float32]
-    zero_points: NDArray[np.uint8] | None
+    def __call__(
+        self, values: NDArray[np.float32], settings: MatrixSettings, importance: NDArray[np.float32] | None = None
+    ) -> QuantizedRows: ...
 
 
-Quantizer: TypeAlias = Callable[[NDArray[np.float32], MatrixSettings], QuantizedRows]
+class Quantizer(Protocol):
+    """Quantizes the matrices of one checkpoint, each asked for once, in the model's order."""
+
+    def rows(self, name: str, source: str, settings: MatrixSettings) -> Iterator[tuple[int, QuantizedRows]]:
+        """The checkpoint's tensor ``source``, stored as ``name``, in pieces: (first row, the rows quantized).
+
+        The two names differ for a head that is tied to the embedding.
+        """
+        ...
 
 
-def quantizer(method: Method) -> Quantizer:
-    """The function of a recipe's ``[quantization] method``."""
-    if method == "round-to-nearest":
-        from helium_onnx.exporter.quantize.round_to_nearest import quantize_rows
+class DataFree:
+    """A quantizer that knows the weights alone; it holds a piece of one matrix."""
 
-        return quantize_rows
-    raise AssertionError(f"a recipe with quantized matrices has a method, not {method!r}")
+    def __init__(self, checkpoint: Checkpoint, method: Method) -> None:
+        self._checkpoint, self._function = checkpoint, row_function(method)
 
-
-def dequantize(rows: QuantizedRows, settings: MatrixSettings, columns: int) -> NDArray[np.float32]:
-    """The float32 matrix ``[rows, columns]`` that the kernels compute with: the specification of the layout."""
-    count, blocks = rows.scales.shape
-    codes = _unpack(rows.data.reshape(count, -1), settings.bits).reshape(count, blocks, settings.block_size)
-    zero: NDArray[np.uint8] | int = 1 << (settings.bits - 1)
-    if rows.zero_points is not None:
-        zero = _unpack(rows.zero_points, settings.bits)[:, :blocks, None]
-    values = (codes.astype(np.float32) - np.asarray(zero, np.float32)) * rows.scales[:, :, None]
-    return np.ascontiguousarray(values.reshape(count, -1)[:, :columns])
+    def rows(
+        self,
+        name: str,  # noqa: ARG002  a quantizer's interface
+        source: str,
+        settings: MatrixSettings,
+    ) -> Iterator[tuple[int, QuantizedRows]]:
+        """See :meth:`Quantizer.rows`."""
+        for row, values in self._checkpoint.iter_rows(source, max_bytes=_PIECE_BYTES):
+            yield row, self._function(values, settings)
 
 
-def _unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    if bits == 8:
-        return packed
-    return np.stack((packed & 15, packed >> 4), axis=-1).reshape(len(packed), -1)
+def row_function(method: Method) -> RowFunction:
+    """The function of a recipe's ``[quantization] method``; GPTQ's is the search that it chooses scales with."""
+    if method == "hqq":
+        from helium_onnx.exporter.quantize import hqq
+
+        return hqq.quantize_rows
+    if method in ("k-quant", "gptq"):
+        from helium_onnx.exporter.quantize import k_quant
+
+        return k_quant.quantize_rows
+    from helium_onnx.exporter.quantize import round_to_nearest
+
+    return round_to_nearest.quantize_rows
