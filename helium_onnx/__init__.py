@@ -14,15 +14,20 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from helium_onnx import errors
 from helium_onnx._version import __version__
 from helium_onnx.errors import HeliumOnnxError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from helium_onnx.bundle import Bundle
+    from helium_onnx.evaluation.gates import Gates
+    from helium_onnx.evaluation.golden import GoldenReport
     from helium_onnx.evaluation.parity import ParityReport
+    from helium_onnx.evaluation.report import FidelityComparison, FidelityReport
     from helium_onnx.generation.model import LanguageModel
     from helium_onnx.generation.result import GenerationResult
     from helium_onnx.progress import ProgressCallback, ProgressEvent
@@ -32,13 +37,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Bundle",
     "Check",
+    "FidelityComparison",
+    "FidelityReport",
+    "Gates",
     "GenerationResult",
+    "GoldenReport",
     "HeliumOnnxError",
     "LanguageModel",
     "ParityReport",
     "ProgressEvent",
     "Recipe",
     "__version__",
+    "compare",
     "errors",
     "export",
     "inspect",
@@ -53,7 +63,11 @@ __all__ = [
 _TYPES = {
     "Bundle": "helium_onnx.bundle",
     "Check": "helium_onnx.verification",
+    "FidelityComparison": "helium_onnx.evaluation.report",
+    "FidelityReport": "helium_onnx.evaluation.report",
+    "Gates": "helium_onnx.evaluation.gates",
     "GenerationResult": "helium_onnx.generation.result",
+    "GoldenReport": "helium_onnx.evaluation.golden",
     "LanguageModel": "helium_onnx.generation.model",
     "ParityReport": "helium_onnx.evaluation.parity",
     "ProgressEvent": "helium_onnx.progress",
@@ -76,6 +90,9 @@ def export(
     out: str | os.PathLike[str],
     *,
     recipe: str | os.PathLike[str] | Recipe = "cpu-int4",
+    calibration: str | os.PathLike[str] | None = None,
+    budget: str | None = None,
+    max_kl: float | None = None,
     force: bool = False,
     revision: str | None = None,
     offline: bool = False,
@@ -87,6 +104,11 @@ def export(
     the Hub's cache alone). ``recipe`` is a shipped recipe's name or the path of one's own TOML file. ``out`` must not
     exist, unless ``force`` replaces a bundle there. ``progress`` gets a ``ProgressEvent`` for each step.
 
+    ``calibration`` is a file of JSON Lines (``{"text": ...}``) like what the model will see, for recipes that weigh
+    errors by activations (GPTQ; k-quant, if given; an int8 key/value cache); a text in six languages is shipped.
+    ``budget`` (``"1.2GB"`` for the bundle, or ``"4.8bits"`` a weight) or ``max_kl`` (nats a token, estimated) lets the
+    exporter choose 4 or 8 bits and a block size for each matrix, by what each costs; the manifest keeps the choice.
+
     The bundle is complete or absent, whatever happens; equal inputs give equal bytes. Memory stays near 0.5 GB for a
     2 B model: weights are streamed. Raises the errors of ``helium_onnx.errors``.
     """
@@ -96,7 +118,16 @@ def export(
     with _needs("export", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "huggingface_hub"):
         from helium_onnx import exporter
     return exporter.export(
-        checkpoint, out, recipe=recipe, force=force, revision=revision, offline=offline, progress=progress
+        checkpoint,
+        out,
+        recipe=recipe,
+        calibration=calibration,
+        budget=budget,
+        max_kl=max_kl,
+        force=force,
+        revision=revision,
+        offline=offline,
+        progress=progress,
     )
 
 
@@ -150,6 +181,7 @@ def verify(path: str | os.PathLike[str], *, progress: ProgressCallback | None = 
     return verify_bundle(path, progress=progress or silent)
 
 
+@overload
 def validate(
     path: str | os.PathLike[str],
     *,
@@ -157,11 +189,93 @@ def validate(
     prompts: list[str] | None = None,
     max_new_tokens: int = 64,
     progress: ProgressCallback | None = None,
-) -> ParityReport:
-    """Compare a bundle's logits and greedy tokens with those of ``transformers``. Needs ``helium-onnx[eval]``."""
+) -> ParityReport: ...
+@overload
+def validate(
+    path: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str],
+    text: str | os.PathLike[str],
+    limit: int | None = 100,
+    max_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    progress: ProgressCallback | None = None,
+) -> FidelityReport: ...
+@overload
+def validate(
+    path: str | os.PathLike[str], *, golden: Literal[True], progress: ProgressCallback | None = None
+) -> GoldenReport: ...
+def validate(
+    path: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    prompts: list[str] | None = None,
+    text: str | os.PathLike[str] | None = None,
+    golden: bool = False,
+    limit: int | None = 100,
+    max_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    progress: ProgressCallback | None = None,
+) -> ParityReport | FidelityReport | GoldenReport:
+    """Hold a bundle against the checkpoint that it was exported from. Needs ``helium-onnx[eval]``.
+
+    With ``against`` alone: logits and greedy tokens beside ``transformers``, on ``prompts``. With ``text``, a file of
+    JSON Lines: perplexity, KL divergence and more beside the PyTorch model in float32, over its first ``limit`` pages
+    (None: all) of at most ``max_tokens`` tokens (default: 1024, or the context). ``golden``: beside published logits
+    of kyutai/helium-1-preview-2b, which needs no checkpoint.
+    """
+    if golden:
+        if against is not None or text is not None or prompts is not None:
+            raise errors.UsageError("golden takes no checkpoint, text or prompt", remedy="leave them out")
+        from helium_onnx.evaluation.golden import validate_golden
+
+        return validate_golden(path, progress=progress)
+    if against is None:
+        raise errors.UsageError("there is nothing to hold the bundle against", remedy="give a checkpoint: --against")
+    if text is not None:
+        if prompts is not None:
+            raise errors.UsageError("prompts and a text exclude each other", remedy="leave one of them out")
+        with _needs("eval", "torch", "onnx", "safetensors"):
+            from helium_onnx.evaluation.measure import validate_text
+        return validate_text(
+            path,
+            against=against,
+            text=text,
+            limit=limit,
+            max_tokens=max_tokens,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
     with _needs("eval", "torch", "transformers", "safetensors"):
         from helium_onnx.evaluation import parity
     return parity.validate(path, against=against, prompts=prompts, max_new_tokens=max_new_tokens, progress=progress)
+
+
+def compare(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    against: str | os.PathLike[str],
+    text: str | os.PathLike[str],
+    limit: int | None = 100,
+    max_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    progress: ProgressCallback | None = None,
+) -> FidelityComparison:
+    """Measure several bundles of one checkpoint on the same text, as ``validate`` does with ``text`` for one.
+
+    The reference is computed once. Needs ``helium-onnx[eval]``.
+    """
+    with _needs("eval", "torch", "onnx", "safetensors"):
+        from helium_onnx.evaluation import measure
+    return measure.compare(
+        paths,
+        against=against,
+        text=text,
+        limit=limit,
+        max_tokens=max_tokens,
+        max_new_tokens=max_new_tokens,
+        progress=progress,
+    )
 
 
 def list_recipes() -> tuple[Recipe, ...]:

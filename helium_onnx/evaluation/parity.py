@@ -10,7 +10,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +18,11 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from helium_onnx.bundle import Bundle, sha256
+from helium_onnx.bundle import Bundle
 from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ContextOverflowError, UsageError
+from helium_onnx.evaluation.origin import other_checkpoint
 from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
@@ -229,7 +229,7 @@ def validate(
             expected=f"{config.vocab_size}, the bundle's",
             remedy="pass the checkpoint that the bundle was exported from",
         )
-    warning = _other_checkpoint(bundle, checkpoint, report)
+    warning = other_checkpoint(bundle, checkpoint, report)
     references = _references(checkpoint, encoded, max_new_tokens, report)
     recipe = Recipe.from_dict(bundle.manifest.recipe, source=f"{bundle.path}/helium.json")
     return ParityReport(
@@ -361,25 +361,10 @@ def _difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Diffe
     return Difference(len(theirs), float(np.abs(ours - theirs).max()), float(np.abs(theirs).max()))
 
 
-def _other_checkpoint(bundle: Bundle, checkpoint: Checkpoint, report: ProgressCallback) -> str | None:
-    """What to tell where the checkpoint's files are not those that the bundle was exported from."""
-    recorded = {record.path: record for record in bundle.manifest.source}
-    paths = {path.relative_to(checkpoint.folder).as_posix(): path for path in checkpoint.source_files()}
-    changed = sorted(set(recorded) ^ set(paths))
-    for name in sorted(set(recorded) & set(paths)):
-        report(ProgressEvent("checkpoint", name))
-        path: Path = paths[name]
-        if path.stat().st_size != recorded[name].size or sha256(path) != recorded[name].sha256:
-            changed.append(name)
-    if not changed:
-        return None
-    listed = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-    return f"the bundle was exported from another checkpoint than this one; files that differ: {listed}"
-
-
 def _is_float32(recipe: Recipe) -> bool:
     kinds = (recipe.quantization.linear, recipe.quantization.head, recipe.quantization.embedding)
-    return recipe.precision.compute == "float32" and not any(kind.quantized for kind in kinds)
+    plain = recipe.precision.compute == recipe.precision.key_value_cache == "float32"
+    return plain and not any(kind.quantized for kind in kinds)
 
 
 def _greedy(row: ParityRow) -> str:
