@@ -85,10 +85,10 @@ class Quantization:
 
     method: Method = "none"
     accuracy_level: Literal[0, 1, 4] = 4
-    calibration_tokens: int = 0
     linear: MatrixSettings = MatrixSettings()
     head: MatrixSettings = MatrixSettings()
     embedding: MatrixSettings = MatrixSettings()
+    calibration_tokens: int = 0
     overrides: tuple[Override, ...] = ()
 
     def settings_of(self, name: str) -> MatrixSettings:
@@ -132,8 +132,10 @@ class Recipe:
     quantization: Quantization = Quantization()
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved recipe, as the manifest keeps it."""
-        return dataclasses.asdict(self)
+        """The resolved recipe, as the manifest keeps it: what JSON has, and nothing else."""
+        plain = dataclasses.asdict(self)
+        plain["quantization"]["overrides"] = list(plain["quantization"]["overrides"])
+        return plain
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], *, source: str) -> Recipe:

@@ -88,6 +88,7 @@ def test_the_wheel_holds_the_package_and_the_recipes_and_no_tests(wheel: Path) -
         == RECIPES
     )
     assert "helium_onnx/py.typed" in names
+    assert {"helium_onnx/recipes/calibration.jsonl", "helium_onnx/evaluation/report.html.jinja"} <= set(names)
     assert f"helium_onnx-{__version__}.dist-info/licenses/LICENSE" in names
     assert not [name for name in names if "test" in Path(name).name or name.endswith((".pyc", ".onnx", ".safetensors"))]
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "helium_onnx").rglob("*.py")}

@@ -86,7 +86,7 @@ def export(
         for name, model in graphs.items():
             save_graph(model, writer.folder / contract.GRAPH_FILES[name])
         write_client_files(writer.folder, source, chosen)
-        plan.write(writer.folder / contract.WEIGHTS_FILE, source, make_quantizer(source, chosen, text, report), report)
+        plan.write(writer.folder / contract.WEIGHTS_FILE, source, make_quantizer(source, chosen, text), report)
         report(ProgressEvent("finish", "digests and flush to disk"))
         manifest = Manifest(
             format_version=FORMAT_VERSION,

@@ -43,13 +43,13 @@ def check_calibration(recipe: Recipe, calibration: object, goal: Budget | None) 
         )
 
 
-def make_quantizer(source: Checkpoint, recipe: Recipe, text: Calibration | None, report: ProgressCallback) -> Quantizer:
+def make_quantizer(source: Checkpoint, recipe: Recipe, text: Calibration | None) -> Quantizer:
     """What turns the checkpoint's matrices into the recipe's, with or without a text."""
     method = recipe.quantization.method
     if text is not None and method in ("gptq", "k-quant"):
         from helium_onnx.exporter.quantize.calibrated import Calibrated
 
-        return Calibrated(source, recipe.quantization, text.windows, report)
+        return Calibrated(source, recipe.quantization, text.windows)
     return DataFree(source, method)
 
 

@@ -280,6 +280,7 @@ class WeightPlan:
                     count = os.pwrite(descriptor, data, position)
                     data, position = data[count:], position + count
 
+            quantizer.listen(lambda item: progress(ProgressEvent("weights", item, written, total)))
             with torch.inference_mode():
                 for transform in self._transforms:
                     for count in transform.write(checkpoint, quantizer, sink):

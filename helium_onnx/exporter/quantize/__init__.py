@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -35,6 +35,10 @@ class RowFunction(Protocol):
 class Quantizer(Protocol):
     """Quantizes the matrices of one checkpoint, each asked for once, in the model's order."""
 
+    def listen(self, report: Callable[[str], None]) -> None:
+        """Call ``report`` with what is being worked on, where a call of ``rows`` may take long."""
+        ...
+
     def rows(self, name: str, source: str, settings: MatrixSettings) -> Iterator[tuple[int, QuantizedRows]]:
         """The checkpoint's tensor ``source``, stored as ``name``, in pieces: (first row, the rows quantized).
 
@@ -48,6 +52,9 @@ class DataFree:
 
     def __init__(self, checkpoint: Checkpoint, method: Method) -> None:
         self._checkpoint, self._function = checkpoint, row_function(method)
+
+    def listen(self, report: Callable[[str], None]) -> None:
+        """Nothing takes long: a piece is a moment's work."""
 
     def rows(
         self,

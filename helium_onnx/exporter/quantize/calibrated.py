@@ -10,7 +10,7 @@ Memory: one layer in float32, its dequantized form, one H and its inverse, and b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.errors import CheckpointError
 from helium_onnx.exporter.quantize import QuantizedRows, dequantize, gptq, row_function
 from helium_onnx.modeling import rms_norm, rope_tables, rotate
-from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import MatrixSettings, Quantization
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -43,9 +42,9 @@ class Calibrated:
         checkpoint: Checkpoint,
         quantization: Quantization,
         windows: Sequence[NDArray[np.int64]],
-        progress: ProgressCallback = silent,
     ) -> None:
-        self.checkpoint, self.quantization, self.progress = checkpoint, quantization, progress
+        self.checkpoint, self.quantization = checkpoint, quantization
+        self._listener: Callable[[str], object] = str  # any function that takes a name and does nothing
         self.config = checkpoint.config
         self._windows = windows
         self._lengths = [len(ids) for ids in windows]
@@ -53,6 +52,10 @@ class Calibrated:
         self._layer = -1  # the last one that has been quantized
         self._ready: dict[str, QuantizedRows] = {}
         self._streams: tuple[Tensor, Tensor] | None = None
+
+    def listen(self, report: Callable[[str], None]) -> None:
+        """See ``Quantizer.listen``: it is called for each matrix."""
+        self._listener = report
 
     def rows(self, name: str, source: str, settings: MatrixSettings) -> Iterator[tuple[int, QuantizedRows]]:
         """See ``Quantizer.rows``. Matrices of a layer are asked for after those of the layers below."""
@@ -139,7 +142,7 @@ class Calibrated:
             if not settings.quantized:
                 result[short] = weight
                 continue
-            self._report(name)
+            self._listener(name)
             if self.quantization.method == "gptq":
                 hessian = hessian or self._inverse_hessian(inputs, name)
                 if residual is not None:
@@ -157,7 +160,7 @@ class Calibrated:
         assert self._streams is not None
         norm = torch.from_numpy(self.checkpoint.read("model.norm.weight"))
         inputs = self._norm(self._streams[0], norm)
-        self._report(HEAD)
+        self._listener(HEAD)
         if self.quantization.method == "gptq":
             hessian = self._inverse_hessian(inputs, HEAD)
             # What the head gets is not quite what the reference's gets: least squares again, W + W (f - x)^T x / H.
@@ -223,10 +226,6 @@ class Calibrated:
         for piece, out in zip(torch.split(hidden, _TOKENS), torch.split(result, _TOKENS), strict=True):
             torch.mul(F.silu(F.linear(piece, gate), inplace=True), F.linear(piece, up), out=out)
         return result
-
-    def _report(self, name: str) -> None:
-        item = f"{name.removeprefix('model.').removesuffix('.weight')} of {self.config.num_hidden_layers} layers"
-        self.progress(ProgressEvent("calibrate", item))
 
 
 def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import graph_making
@@ -19,13 +20,15 @@ from helium_onnx.exporter.passes.rewriting import SOURCE
 from helium_onnx.exporter.quantize import dequantize
 from helium_onnx.exporter.quantize.round_to_nearest import quantize_rows
 from helium_onnx.modeling import HeliumForCausalLM
-from helium_onnx.recipe import MatrixSettings
+from helium_onnx.recipe import MatrixSettings, Override, Quantization
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+
+EIGHT = Quantization("round-to-nearest", linear=MatrixSettings(8, 16))
 
 
 def test_three_matrices_become_one(traced: ir.Model) -> None:
     before = graph_making.operators(traced)
-    assert PackQueryKeyValue()(traced).modified
+    assert PackQueryKeyValue(EIGHT)(traced).modified
     after = graph_making.operators(traced)
     assert after["MatMul"] == before["MatMul"] - 2 * 3  # layers
     assert after["Split"] == 3
@@ -36,7 +39,7 @@ def test_three_matrices_become_one(traced: ir.Model) -> None:
 
 
 def test_fused_attention_takes_the_product_without_a_split(traced: ir.Model) -> None:
-    PackQueryKeyValue()(traced)
+    PackQueryKeyValue(EIGHT)(traced)
     LowerAttentionGroupQuery()(traced)
     attention = [node for node in traced.graph if node.op_type == "GroupQueryAttention"]
     assert [node.inputs[0].producer().op_type for node in attention] == ["MatMul"] * 3  # type: ignore[union-attr]
@@ -45,10 +48,18 @@ def test_fused_attention_takes_the_product_without_a_split(traced: ir.Model) -> 
 
 
 def test_nothing_to_do(traced: ir.Model) -> None:
-    PackQueryKeyValue()(traced)
+    PackQueryKeyValue(EIGHT)(traced)
     before = graph_making.operators(traced)
-    assert not PackQueryKeyValue()(traced).modified
+    assert not PackQueryKeyValue(EIGHT)(traced).modified
     assert graph_making.operators(traced) == before
+
+
+def test_matrices_that_are_not_stored_alike_stay_apart(traced: ir.Model) -> None:
+    assert not PackQueryKeyValue(Quantization())(traced).modified  # float32
+    other = Override("model.layers.1.self_attn.v_proj", bits=4)
+    assert PackQueryKeyValue(dataclasses.replace(EIGHT, overrides=(other,)))(traced).modified
+    packed = [name for name in traced.graph.initializers if "qkv_proj" in name]
+    assert packed == [f"model.layers.{i}.self_attn.qkv_proj.weight" for i in (0, 2)]
 
 
 @pytest.mark.parametrize("model_type", ["helium", "llama"])
