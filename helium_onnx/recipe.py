@@ -153,7 +153,7 @@ def recipe_folder() -> Path:
 
 def list_recipes() -> tuple[Recipe, ...]:
     """The shipped recipes, by name."""
-    return tuple(load_recipe(path) for path in sorted(recipe_folder().glob("*.toml")))
+    return tuple(load_recipe(path) for path in sorted(recipe_folder().glob("*.toml"), key=lambda path: path.stem))
 
 
 def load_recipe(name_or_path: str | os.PathLike[str] | Recipe) -> Recipe:
