@@ -76,7 +76,6 @@ def rows(tokens: int) -> Iterator[Row]:
                 kind = "sym" if symmetric else "zp"
                 recipe = alike(method, 4, block_size, symmetric, tokens)
                 yield Row(f"{method} 4 bits/{block_size} {kind}", recipe, calibrated=method == "gptq")
-    yield Row("k-quant 4 bits/64 zp, calibrated", alike("k-quant", 4, 64, False, tokens), calibrated=True)
     for bits in ("4.6", "4.8", "5.0", "5.3"):
         yield Row(f"gptq budget {bits} bits", shipped("cpu-int4"), budget=f"{bits}bits", calibrated=True)
     yield Row("gptq 2 bits/32 zp", alike("gptq", 2, 32, False, tokens), calibrated=True)
