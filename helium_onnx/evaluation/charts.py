@@ -10,6 +10,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -43,10 +44,18 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
+#: Bundles that one chart can tell apart by colour and name.
+MOST = 6
+
+
 def labels(reports: Sequence[FidelityReport]) -> list[str]:
-    """A short name for each bundle: its recipe, or its path where two have one recipe."""
+    """A short name for each bundle: its recipe, its folder's name where two have one recipe, or its path."""
     recipes = [report.recipe for report in reports]
-    return [r.recipe if recipes.count(r.recipe) == 1 else r.bundle for r in reports]
+    folders = [Path(report.bundle).name for report in reports]
+    return [
+        r.recipe if recipes.count(r.recipe) == 1 else folder if folders.count(folder) == 1 else r.bundle
+        for r, folder in zip(reports, folders, strict=True)
+    ]
 
 
 def kl_distribution(reports: Sequence[FidelityReport]) -> str:
@@ -178,9 +187,10 @@ def size_against_loss(reports: Sequence[FidelityReport], *, measure: str) -> str
         axes.errorbar(sizes[index], y, yerr=error or None, fmt="v" if floored else "o", color=_colour(index),
                       markersize=6, capsize=3)  # fmt: skip
         right = sizes[index] <= middle
+        name = _text(label) if len(reports) <= MOST else str(index + 1)
         note = f" (≤ {KL_FLOOR:g})" if floored else ""
         axes.annotate(
-            _text(label) + note, (sizes[index], y), xytext=(7 if right else -7, 5), textcoords="offset points",
+            name + note, (sizes[index], y), xytext=(7 if right else -7, 5), textcoords="offset points",
             ha="left" if right else "right", fontsize=8, color=_colour(index),
         )  # fmt: skip
     if kl:

@@ -91,25 +91,28 @@ def render(reports: Sequence[FidelityReport], gates: Gates | None = None) -> str
 
 
 def _charts(reports: Sequence[FidelityReport]) -> list[Chart]:
-    several = len(reports) > 1
+    several, count = len(reports) > 1, len(reports)
     drawn = []
+    numbers = " Numbers are the bundles' places in the table, from the left." if count > charts.MOST else ""
+    few = f" The first {charts.MOST} of {count} bundles." if count > charts.MOST else ""
     if several:
         drawn += [
-            ("Size against loss", "Lower and further left is better; bars are one standard error.",
+            ("Size against loss", "Lower and further left is better; bars are one standard error." + numbers,
              charts.size_against_loss(reports, measure="ln_ratio")),
-            ("Size against divergence", "The same with the mean KL divergence, on a logarithmic axis.",
+            ("Size against divergence", "The same with the mean KL divergence, on a logarithmic axis." + numbers,
              charts.size_against_loss(reports, measure="kl")),
         ]  # fmt: skip
+    reports = reports[: charts.MOST]
     drawn += [
-        ("Distribution of the KL divergence", "How far the next-token distributions are apart, position by position.",
+        ("Distribution of the KL divergence", "How far the next-token distributions are apart, by position." + few,
          charts.kl_distribution(reports)),
-        ("Loss per layer", _LAYERS + (" A bundle without error has no line." if several else ""),
+        ("Loss per layer", _LAYERS + (" A bundle without error has no line." if several else "") + few,
          charts.loss_per_layer(reports)),
     ]  # fmt: skip
     if any(report.languages for report in reports):
-        drawn.append(("Loss by language", "Bars are one standard error.", charts.loss_by_language(reports)))
+        drawn.append(("Loss by language", "Bars are one standard error." + few, charts.loss_by_language(reports)))
     drawn.append(
-        ("Largest difference of a logit", "Over all windows and tokens, by position in the window.",
+        ("Largest difference of a logit", "Over all windows and tokens, by position in the window." + few,
          charts.max_abs_by_position(reports))
     )  # fmt: skip
     # matplotlib escapes what it writes into an SVG.

@@ -270,3 +270,19 @@ def test_greedy_summary() -> None:
     assert summary(3, None) == (1, 33.5, None)
     assert summary(None, None, 5) == (2, 133 / 3, None)
     assert summary(None) == (1, 64.0, None)
+
+
+def test_many_bundles_are_numbered_and_the_lines_are_those_of_the_first(tmp_path: Path) -> None:
+    many = tuple(dataclasses.replace(REPORT, bundle=f"out/b{i}") for i in range(charts.MOST + 2))
+    assert charts.labels(many) == [f"b{i}" for i in range(charts.MOST + 2)]
+    page = tmp_path / "page.html"
+    FidelityComparison(many).write_html(page)
+    text = page.read_text(encoding="utf-8")
+    for sentence in (f"The first {charts.MOST} of {charts.MOST + 2} bundles.", "places in the table, from the left."):
+        assert sentence in text
+    assert f"The first {charts.MOST}" not in rendered(many[: charts.MOST], tmp_path)
+
+
+def rendered(reports: tuple[FidelityReport, ...], folder: Path) -> str:
+    FidelityComparison(reports).write_html(folder / "few.html")
+    return (folder / "few.html").read_text(encoding="utf-8")
