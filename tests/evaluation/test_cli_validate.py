@@ -201,7 +201,7 @@ def test_an_interrupted_run_leaves_no_file(
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("reference: 10 %"):
+        if line.startswith("reference:"):  # its first line: on a fast machine not every tenth is shown
             break
     time.sleep(0.2)
     process.send_signal(number)
