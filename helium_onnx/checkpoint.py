@@ -22,6 +22,8 @@ from helium_onnx.errors import CheckpointError, CheckpointNotFoundError, ConfigE
 from helium_onnx.safetensors_file import AGAIN, MAX_HEADER, TensorInfo, fill, json_object, opened, read_header, readable
 
 CONFIG, SINGLE, INDEX, README = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
+#: The tensors outside the layers.
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 #: Small files that belong to a checkpoint, as patterns of their names.
 COMPANIONS = ("generation_config.json", "tokenizer*.json", "special_tokens_map.json")
 
@@ -111,7 +113,7 @@ class Checkpoint:
         where = f"the checkpoint {self.folder}"
         fix = "check that config.json and the weights belong together"
         if missing := [name for name in expected if name not in self.tensors]:
-            hint = "; set tie_word_embeddings if the head is the embedding" if missing == ["lm_head.weight"] else ""
+            hint = "; set tie_word_embeddings if the head is the embedding" if missing == [HEAD] else ""
             raise WeightsError(
                 f"{where} lacks tensors",
                 found=_first(missing, "missing"),
@@ -172,6 +174,17 @@ class Checkpoint:
                 fill(fd, info, start * width, piece)
                 yield start, piece.reshape(min(step, rows - start), *info.shape[1:])
 
+    def gather_rows(self, name: str, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Rows ``indices`` of a matrix, float32 ``[len(indices), columns]``, in their order; raises as ``read``.
+
+        The matrix is streamed: of a vocabulary's embedding, a text's tokens alone stay in memory.
+        """
+        out = np.empty((len(indices), *self._info(name).shape[1:]), np.float32)
+        for first, rows in self.iter_rows(name):
+            here = np.flatnonzero((indices >= first) & (indices < first + len(rows)))
+            out[here] = rows[indices[here] - first]
+        return out
+
     def _read(self, info: TensorInfo, first: int, count: int) -> npt.NDArray[np.float32]:
         out = np.empty(count, np.float32)
         with opened(info.file) as fd:
@@ -205,11 +218,11 @@ def expected_tensors(config: HeliumConfig) -> dict[str, tuple[int, ...]]:
         "post_attention_layernorm": (hidden,),
     }
     embedding = (config.vocab_size, hidden)
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": embedding}
+    tensors: dict[str, tuple[int, ...]] = {EMBEDDING: embedding}
     for i in range(config.num_hidden_layers):
         tensors |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
-    tensors["model.norm.weight"] = (hidden,)
-    return tensors if config.tie_word_embeddings else {**tensors, "lm_head.weight": embedding}
+    tensors[NORM] = (hidden,)
+    return tensors if config.tie_word_embeddings else {**tensors, HEAD: embedding}
 
 
 def _inside(folder: Path, name: str, error: type[CheckpointError], named_by: str | None = None) -> Path:

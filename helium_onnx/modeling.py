@@ -2,7 +2,7 @@
 
 One module for two uses. Run eagerly it is the reference that parity tests hold against ``transformers``. Under
 ``torch.export`` the two operators that every runtime spells differently (``rms_norm`` and ``causal_attention``) leave
-one node each, ``helium_onnx::RMSNorm`` and ``helium_onnx::CausalAttention``, which the passes of ``export/passes``
+one node each, ``helium_onnx::RMSNorm`` and ``helium_onnx::CausalAttention``, which the passes of ``exporter/passes``
 lower to the graph form that a recipe asks for; the arithmetic written here is those nodes' specification.
 
 Parameter names are the checkpoint's. Architecture: ``transformers`` ``models/helium/modeling_helium.py`` (``model_type:
@@ -12,10 +12,12 @@ helium``) and ``models/llama/modeling_llama.py`` (``model_type: llama``, as kyut
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.onnx import ops
@@ -190,6 +192,16 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config)
         self.post_attention_layernorm = RMSNorm(config)
+
+    @classmethod
+    def load(cls, config: HeliumConfig, read: Callable[[str], NDArray[np.float32]], index: int) -> DecoderLayer:
+        """Layer ``index`` alone, its weights as ``read`` gives them by the checkpoint's names; for evaluation."""
+        with torch.device("meta"):
+            layer = cls(config)
+        names = list(layer.state_dict())
+        state = {name: torch.from_numpy(read(f"model.layers.{index}.{name}")) for name in names}
+        layer.load_state_dict(state, assign=True)
+        return layer.eval().requires_grad_(False)
 
     def forward(
         self, x: Tensor, past: tuple[Tensor, Tensor], attention_mask: Tensor, cos: Tensor, sin: Tensor

@@ -372,3 +372,12 @@ def test_a_file_that_shrinks_after_it_was_opened(folder: Path) -> None:
     os.truncate(folder / "model.safetensors", checkpoint.tensors[Q].offset + 100)
     with pytest.raises(WeightsError, match="is truncated"):
         checkpoint.read(Q)
+
+
+def test_gathered_rows_are_those_of_the_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.open(folder)
+    whole = checkpoint.read("model.embed_tokens.weight")
+    iter_rows = Checkpoint.iter_rows
+    monkeypatch.setattr(Checkpoint, "iter_rows", lambda self, name: iter_rows(self, name, 4 * 64 * 7))  # 7 rows a piece
+    for indices in (np.array([5, 0, 319, 5, 7, 6]), np.arange(320), np.array([], np.int64)):
+        assert np.array_equal(checkpoint.gather_rows("model.embed_tokens.weight", indices), whole[indices])

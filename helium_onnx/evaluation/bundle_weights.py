@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from helium_onnx.bundle import Bundle
-from helium_onnx.checkpoint import expected_tensors
+from helium_onnx.checkpoint import EMBEDDING, HEAD, expected_tensors
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import BundleError
@@ -47,7 +47,7 @@ class BundleWeights:
         self.bundle = bundle
         config = HeliumConfig.from_dict(bundle.model_config, source=f"{bundle.path}/helium.json")
         self._shapes = expected_tensors(config)
-        self._shapes.setdefault("lm_head.weight", self._shapes["model.embed_tokens.weight"])  # tied
+        self._shapes.setdefault(HEAD, self._shapes[EMBEDDING])  # tied
         self._records = {record.name: record for record in bundle.manifest.tensors}
         self._holders = {_base(record.name) for record in bundle.manifest.tensors}
         self._bytes = np.memmap(bundle.path / WEIGHTS_FILE, np.uint8, "r")
@@ -76,8 +76,8 @@ class BundleWeights:
             pieces = record.source.split("+")
             if name in pieces and len(pieces) > 1:
                 return _base(record.name), sum(self._shapes[piece][0] for piece in pieces[: pieces.index(name)])
-        if name == "lm_head.weight":  # tied, and stored once
-            return "model.embed_tokens.weight", 0
+        if name == HEAD:  # tied, and stored once
+            return EMBEDDING, 0
         raise BundleError(
             f"{self.bundle.path} stores no {name}",
             found=f"{len(self._records)} others",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from helium_onnx.checkpoint import Checkpoint
+from helium_onnx.checkpoint import EMBEDDING, HEAD, NORM, Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ResourceError
 from helium_onnx.modeling import DecoderLayer, rms_norm, rope_tables
@@ -81,8 +81,8 @@ class Head:
         config = checkpoint.config
         tied = config.tie_word_embeddings
         self._eps = config.rms_norm_eps
-        self._norm = torch.from_numpy(checkpoint.read("model.norm.weight"))
-        self._head = torch.from_numpy(checkpoint.read("model.embed_tokens.weight" if tied else "lm_head.weight"))
+        self._norm = torch.from_numpy(checkpoint.read(NORM))
+        self._head = torch.from_numpy(checkpoint.read(EMBEDDING if tied else HEAD))
 
     def __call__(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits float32 ``[positions, vocab_size]`` of the last layer's output ``[positions, hidden_size]``."""
@@ -103,12 +103,7 @@ class LayerRunner:
 
     def load(self, weights: WeightSource, index: int) -> DecoderLayer:
         """Layer ``index`` with its weights in float32."""
-        with torch.device("meta"):
-            layer = DecoderLayer(self._config)
-        names = list(layer.state_dict())
-        state = {name: torch.from_numpy(weights.read(f"model.layers.{index}.{name}")) for name in names}
-        layer.load_state_dict(state, assign=True)
-        return layer.eval().requires_grad_(False)
+        return DecoderLayer.load(self._config, weights.read, index)
 
     def run(self, layer: DecoderLayer, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """The layer's output ``[tokens, hidden_size]``, residual included, in an array of its own."""
@@ -123,7 +118,7 @@ class LayerRunner:
 def embed(weights: WeightSource, texts: Sequence[Sequence[int]], hidden_size: int) -> HiddenStates:
     """The embeddings of ``texts``, each a sequence of token ids."""
     states = HiddenStates([len(ids) for ids in texts], hidden_size)
-    table = weights.read("model.embed_tokens.weight")
+    table = weights.read(EMBEDDING)
     for index, ids in enumerate(texts):
         states[index][:] = table[np.asarray(ids, np.int64)]
     return states

@@ -14,13 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from helium_onnx.checkpoint import Checkpoint
+from helium_onnx.checkpoint import EMBEDDING, Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ExportError, WeightsError
 from helium_onnx.modeling import DecoderLayer, rope_tables
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 
-EMBEDDING = "model.embed_tokens.weight"
 #: Codes of a channel's largest magnitude: the kernel's least code, -128, is one further.
 LARGEST_CODE = 127
 #: What a channel may exceed the text's largest magnitude by. On helium-docs-7m a mean KL divergence of 1.9e-4 becomes
@@ -91,10 +90,10 @@ def _largest(checkpoint: Checkpoint, windows: Sequence[NDArray[np.int64]]) -> It
     config = checkpoint.config
     cos, sin = rope_tables(config)
     nothing = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim)
-    states = _embedded(checkpoint, windows)
+    states = [torch.from_numpy(checkpoint.gather_rows(EMBEDDING, ids))[None] for ids in windows]
     for index in range(config.num_hidden_layers):
         with torch.inference_mode():
-            layer = _layer(checkpoint, index)
+            layer = DecoderLayer.load(config, checkpoint.read, index)
             keys, values = (torch.zeros(config.num_key_value_heads, config.head_dim) for _ in range(2))
             for number, x in enumerate(states):
                 mask = torch.ones(1, x.shape[1], dtype=torch.int64)
@@ -111,21 +110,3 @@ def _pair_lengths(keys: Tensor, config: HeliumConfig) -> Tensor:
     axis, shape = (-1, (pairs, 2)) if config.rope_interleaved else (-2, (2, pairs))
     folded = keys.view(*keys.shape[:-1], *shape)
     return torch.hypot(*folded.unbind(axis)).unsqueeze(axis).expand_as(folded).flatten(-2)
-
-
-def _embedded(checkpoint: Checkpoint, windows: Sequence[NDArray[np.int64]]) -> list[Tensor]:
-    """The windows' embeddings, each ``[1, tokens, hidden_size]``; the table itself is read a part at a time."""
-    states = [torch.empty(1, len(ids), checkpoint.config.hidden_size) for ids in windows]
-    for first, rows in checkpoint.iter_rows(EMBEDDING):
-        for ids, state in zip(windows, states, strict=True):
-            here = np.flatnonzero((ids >= first) & (ids < first + len(rows)))
-            state[0, torch.from_numpy(here)] = torch.from_numpy(rows[ids[here] - first])
-    return states
-
-
-def _layer(checkpoint: Checkpoint, index: int) -> DecoderLayer:
-    with torch.device("meta"):
-        layer = DecoderLayer(checkpoint.config)
-    state = {name: torch.from_numpy(checkpoint.read(f"model.layers.{index}.{name}")) for name in layer.state_dict()}
-    layer.load_state_dict(state, assign=True)
-    return layer.eval()

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from helium_onnx.checkpoint import Checkpoint, expected_tensors
+from helium_onnx.checkpoint import EMBEDDING, HEAD, Checkpoint, expected_tensors
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import UsageError
 from helium_onnx.exporter.calibration import Calibration, first_tokens, sensitivity_tokens
@@ -61,7 +61,7 @@ def allocated(
 
     config = source.config
     shapes = expected_tensors(config)
-    shapes.setdefault("lm_head.weight", shapes["model.embed_tokens.weight"])
+    shapes.setdefault(HEAD, shapes[EMBEDDING])
     names = [name for name in matrices(config) if recipe.quantization.settings_of(name).quantized]
     windows = first_tokens(text.windows, sensitivity_tokens(config))
     costs = Sensitivity(source, windows, report).measure(dict.fromkeys(names, CANDIDATES))
@@ -89,4 +89,4 @@ def quantization_record(recipe: Recipe, text: Calibration | None, allocation: Al
 def matrices(config: HeliumConfig) -> list[str]:
     """The checkpoint's names of what a recipe may quantize; a tied head has its own."""
     names = [name for name, shape in expected_tensors(config).items() if len(shape) == 2]
-    return names if "lm_head.weight" in names else [*names, "lm_head.weight"]
+    return names if HEAD in names else [*names, HEAD]

@@ -19,6 +19,7 @@ import onnx_ir as ir
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from helium_onnx.checkpoint import EMBEDDING, HEAD
 from helium_onnx.config import HeliumConfig
 from helium_onnx.exporter.passes.repeat_layers import RepeatLayers
 from helium_onnx.exporter.passes.rewriting import static_shape
@@ -27,7 +28,6 @@ from helium_onnx.modeling import HeliumForCausalLM
 #: The standard operator set of all graphs: what torch's exporter writes without a version conversion. Set 23 would
 #: ask for IR version 11, which device runtimes refuse (graphs.IR_VERSION).
 OPSET = 18
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def trace(config: HeliumConfig) -> ir.Model:
@@ -38,9 +38,9 @@ def trace(config: HeliumConfig) -> ir.Model:
     """
     traced_layers = min(config.num_hidden_layers, 2)
     model = _export(dataclasses.replace(config, num_hidden_layers=traced_layers))
-    if config.tie_word_embeddings and (shared := model.graph.initializers.get(_HEAD)) is not None:
+    if config.tie_word_embeddings and (shared := model.graph.initializers.get(HEAD)) is not None:
         # The exporter keeps one of a tied pair's names for both, the head's; the checkpoint has the embedding's alone.
-        shared.name = _EMBEDDING
+        shared.name = EMBEDDING
     for name, value in model.graph.initializers.items():
         value.const_value = placeholder(name, value.dtype or ir.DataType.FLOAT, static_shape(value))
     if config.num_hidden_layers > traced_layers:

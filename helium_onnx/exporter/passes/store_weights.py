@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from helium_onnx.checkpoint import EMBEDDING, HEAD
 from helium_onnx.config import HeliumConfig
 from helium_onnx.exporter.passes.rewriting import MICROSOFT, SOURCE, Rewriter, static_shape
 from helium_onnx.exporter.weights import Keep, Quantized, RopeTables, Transform, Transposed, WeightPlan
 from helium_onnx.recipe import MatrixSettings, Quantization
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class StoreLinear(ir.passes.InPlacePass):

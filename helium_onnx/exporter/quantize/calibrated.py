@@ -5,7 +5,7 @@ matrix is chosen for the inputs that it will really have, those of the quantized
 that write to the residual stream, o_proj and down_proj, are moreover asked to make up for what the stream lacks
 beside the reference's (in closed form: gptq.corrected), so that errors do not add up from layer to layer.
 
-Memory: one layer in float32, its dequantized form, one H and its inverse, and both streams.
+Memory: one layer in float32, its dequantized form, one H and its inverse's factor, and both streams.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from helium_onnx.checkpoint import Checkpoint
+from helium_onnx.checkpoint import EMBEDDING, HEAD, NORM, Checkpoint
 from helium_onnx.errors import CheckpointError
 from helium_onnx.exporter.quantize import QuantizedRows, dequantize, gptq, row_function
 from helium_onnx.modeling import rms_norm, rope_tables, rotate
 from helium_onnx.recipe import MatrixSettings, Quantization
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-#: Tokens that go through an MLP together, where only their sum of products is kept.
+#: Tokens that go through the gate and up projections together.
 _TOKENS = 4096
 _PIECE_BYTES = 8 << 20
 
@@ -81,18 +80,13 @@ class Calibrated:
 
     def _embedded(self) -> tuple[Tensor, Tensor]:
         """Both streams' embeddings, float32 ``[tokens, hidden_size]``; only the text's own rows are kept."""
-        ids = np.concatenate(self._windows)
-        used = np.unique(ids)
-        table = np.empty((len(used), self.config.hidden_size), np.float32)
-        for first, rows in self.checkpoint.iter_rows(EMBEDDING):
-            here = (used >= first) & (used < first + len(rows))
-            table[here] = rows[used[here] - first]
+        used, places = np.unique(np.concatenate(self._windows), return_inverse=True)
+        table = self.checkpoint.gather_rows(EMBEDDING, used)
         settings, stored = self.quantization.settings_of(EMBEDDING), table
         if settings.quantized:
             function = row_function(self.quantization.method)
             stored = dequantize(function(table, settings), settings, table.shape[1])
-        places = torch.from_numpy(np.searchsorted(used, ids))
-        return torch.from_numpy(stored)[places], torch.from_numpy(table)[places]
+        return torch.from_numpy(stored[places]), torch.from_numpy(table[places])
 
     def _run_layer(self, layer: str) -> None:
         assert self._streams is not None
@@ -158,7 +152,7 @@ class Calibrated:
 
     def _head(self, source: str, settings: MatrixSettings) -> Iterator[tuple[int, QuantizedRows]]:
         assert self._streams is not None
-        norm = torch.from_numpy(self.checkpoint.read("model.norm.weight"))
+        norm = torch.from_numpy(self.checkpoint.read(NORM))
         inputs = self._norm(self._streams[0], norm)
         self._listener(HEAD)
         if self.quantization.method == "gptq":

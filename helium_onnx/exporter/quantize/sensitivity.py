@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from helium_onnx.checkpoint import Checkpoint
+from helium_onnx.checkpoint import EMBEDDING, HEAD, NORM, Checkpoint
 from helium_onnx.errors import CheckpointError
 from helium_onnx.exporter.quantize import dequantize
 from helium_onnx.exporter.quantize.round_to_nearest import quantize_rows
@@ -27,7 +27,6 @@ from helium_onnx.modeling import DecoderLayer, rms_norm, rope_tables
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import MatrixSettings
 
-EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 Costs = dict[str, dict[MatrixSettings, float]]
 
 #: Rows of the head that are changed at once.
@@ -54,11 +53,11 @@ class Sensitivity:
         Raises:
             CheckpointError: a gradient is not finite.
         """
-        states = [self._embedded()]
+        states = [[torch.from_numpy(self.checkpoint.gather_rows(EMBEDDING, ids.numpy())) for ids in self._windows]]
         layers = self.config.num_hidden_layers
         for index in range(layers):
             self._report(f"layer {index + 1} of {layers}, forward")
-            layer = self._load(index)
+            layer = DecoderLayer.load(self.config, self.checkpoint.read, index)
             with torch.no_grad():
                 states.append([self._run(layer, x) for x in states[-1]])
             del layer
@@ -73,23 +72,6 @@ class Sensitivity:
             if not np.isfinite(list(by_settings.values())).all():
                 raise _no_number(f"the sensitivity of {name.removesuffix('.weight')}")
         return {name: costs[name] for name in candidates}
-
-    def _embedded(self) -> list[Tensor]:
-        states = [torch.empty(len(ids), self.config.hidden_size) for ids in self._windows]
-        for first, rows in self.checkpoint.iter_rows(EMBEDDING):
-            for ids, state in zip(self._windows, states, strict=True):
-                here = ((ids >= first) & (ids < first + len(rows))).nonzero()[:, 0]
-                state[here] = torch.from_numpy(rows[ids[here].numpy() - first])
-        return states
-
-    def _load(self, index: int) -> DecoderLayer:
-        with torch.device("meta"):
-            layer = DecoderLayer(self.config)
-        state = {
-            name: torch.from_numpy(self.checkpoint.read(f"model.layers.{index}.{name}")) for name in layer.state_dict()
-        }
-        layer.load_state_dict(state, assign=True)
-        return layer.eval()
 
     def _run(self, layer: DecoderLayer, x: Tensor) -> Tensor:
         c = self.config
@@ -139,7 +121,7 @@ class Sensitivity:
         candidates: Mapping[str, Iterable[MatrixSettings]],
     ) -> tuple[Costs, list[Tensor]]:
         """The costs of one layer's matrices, and the gradients by its input."""
-        layer = self._load(index)
+        layer = DecoderLayer.load(self.config, self.checkpoint.read, index)
         parameters = {f"model.layers.{index}.{name}": weight for name, weight in layer.named_parameters()}
         wanted = {name: tuple(candidates[name]) for name in parameters if name in candidates}
         for name, weight in parameters.items():
@@ -170,7 +152,7 @@ class Sensitivity:
         for ids, gradient in zip(self._windows, gradients, strict=True):
             used, place = torch.unique(ids, return_inverse=True)
             by_row = torch.zeros(len(used), gradient.shape[1]).index_add_(0, place, gradient)
-            rows = torch.cat([torch.from_numpy(self.checkpoint.read_rows(EMBEDDING, int(i), int(i) + 1)) for i in used])
+            rows = torch.from_numpy(self.checkpoint.gather_rows(EMBEDDING, used.numpy()))
             for each in settings:
                 errors = torch.linalg.vecdot(by_row, _error(rows, each))
                 squares[each] += float(errors.double().square().sum())
