@@ -20,9 +20,18 @@ class FakePast:
     def row(self, index: int) -> FakePast:
         return FakePast(self.rows[index : index + 1], self.lengths[index : index + 1])
 
+    def read_slots(self, start: int, stop: int) -> list[NDArray[np.int64]]:
+        return [np.array(self.rows[0][0][start:stop]).reshape(1, -1, 1)]
+
+    def write_slots(self, tensors: list[NDArray[np.int64]]) -> None:
+        self.rows[0][0][self.lengths[0] :] = tensors[0].ravel().tolist()
+        self.lengths[0] = len(self.rows[0][0])
+
 
 class FakeSession:
     """Logits of a row follow from its own tokens alone: a hash of them or, with ``script``, its next id."""
+
+    exact_split = 1
 
     def __init__(self, *, vocab_size: int = 6000, context_length: int = 256, script: Sequence[int] = ()) -> None:
         self.vocab_size, self.context_length, self.script = vocab_size, context_length, script

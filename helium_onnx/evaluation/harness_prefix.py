@@ -52,6 +52,11 @@ class PrefixSession:
         """See ``Session``."""
         return self._session.vocab_size
 
+    @property
+    def exact_split(self) -> int:
+        """See ``Session``."""
+        return self._session.exact_split
+
     def new_past(self, rows: int) -> Past:
         """A past of ``rows`` rows. With one row it may hold the tokens of the row before, until the next prefill."""
         if rows != 1 or not self._enabled:

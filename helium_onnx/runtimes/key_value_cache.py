@@ -45,6 +45,17 @@ class InPlacePast:
     def row(self, index: int) -> InPlacePast:
         return InPlacePast([b[index : index + 1] for b in self.buffers], self.lengths[index : index + 1])
 
+    def read_slots(self, start: int, stop: int) -> list[NDArray[Any]]:
+        assert len(self.lengths) == 1 and stop <= self.lengths[0]
+        return [buffer[0, :, start:stop].copy() for buffer in self.buffers]
+
+    def write_slots(self, tensors: list[NDArray[Any]]) -> None:
+        assert len(self.lengths) == 1
+        start = int(self.lengths[0])
+        for buffer, tensor in zip(self.buffers, tensors, strict=True):
+            buffer[0, :, start : start + tensor.shape[1]] = tensor
+        self.lengths[0] += tensors[0].shape[1]
+
 
 class GrowingPast:
     """Rows whose keys and values are the last call's outputs (a ``Past`` of the seam), one list of tensors a row.
@@ -62,6 +73,16 @@ class GrowingPast:
 
     def row(self, index: int) -> GrowingPast:
         return GrowingPast(self.tensors[index : index + 1], self.lengths[index : index + 1])
+
+    def read_slots(self, start: int, stop: int) -> list[NDArray[Any]]:
+        assert len(self.lengths) == 1 and stop <= self.lengths[0]
+        return [tensor[0, :, start:stop].copy() for tensor in self.tensors[0]]
+
+    def write_slots(self, tensors: list[NDArray[Any]]) -> None:
+        assert len(self.lengths) == 1
+        held = (tensor[:, :, : self.lengths[0]] for tensor in self.tensors[0])
+        self.tensors[0] = [np.concatenate([old, new[None]], axis=2) for old, new in zip(held, tensors, strict=True)]
+        self.lengths[0] += tensors[0].shape[1]
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

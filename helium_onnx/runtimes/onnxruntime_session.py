@@ -88,6 +88,11 @@ class OnnxRuntimeSession:
         loader.shutdown(wait=False)
         self._sessions: dict[Phase, Future[ort.InferenceSession]] = {"prefill": prefill, "decode": decode}
 
+    @property
+    def exact_split(self) -> int:
+        """See ``Session.exact_split``: ONNX Runtime's kernels round otherwise for one row than for several."""
+        return self.provider.prefill_chunk
+
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
         self._check_open()
@@ -108,10 +113,11 @@ class OnnxRuntimeSession:
         if phase == "decode":
             return step(phase, input_ids, past)
         chunk = self.provider.prefill_chunk
-        logits: NDArray[np.float32] | None = None
-        for start in range(0, input_ids.shape[1], chunk):
+        # Borders lie at multiples of the chunk in the row, so that a restored prefix leads to the very same calls.
+        first = chunk - int(past.lengths[0]) % chunk
+        logits = step(phase, input_ids[:, :first], past)
+        for start in range(first, input_ids.shape[1], chunk):
             logits = step(phase, input_ids[:, start : start + chunk], past)
-        assert logits is not None
         return logits
 
     def wait(self) -> None:

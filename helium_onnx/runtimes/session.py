@@ -7,7 +7,7 @@ lines.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,17 @@ class Past(Protocol):
         """Row ``index`` alone, sharing memory and length with this past."""
         ...
 
+    def read_slots(self, start: int, stop: int) -> list[NDArray[Any]]:
+        """A copy of what tokens ``start`` to ``stop`` of a one-row past left: keys and values, layer by layer.
+
+        Each is ``[num_key_value_heads, stop - start, head_dim]``; ``stop`` is at most ``lengths[0]``.
+        """
+        ...
+
+    def write_slots(self, tensors: list[NDArray[Any]]) -> None:
+        """Append to a one-row past what ``read_slots`` gave, as if its tokens had been run."""
+        ...
+
 
 class Session(Protocol):
     """Runs the two graphs of one bundle over one copy of its weights."""
@@ -39,6 +50,15 @@ class Session(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def exact_split(self) -> int:
+        """How a text may be split into calls of ``run`` without a bit of the logits, keys or values changing.
+
+        1: anywhere, prefill or decode, several tokens or one, beside whatever rows. Larger: in prefill calls, at
+        multiples of it, counted from the row's first token. 0: nowhere.
+        """
+        ...
 
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows. Buffers are reused: the pasts of earlier calls become invalid."""
