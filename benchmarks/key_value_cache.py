@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from helium_onnx.runtimes.onnxruntime_session import session_options
+from helium_onnx.runtimes.graph_loading import session_options
 from helium_onnx.runtimes.providers import default_threads, execution_provider
 
 CACHES = ("float32", "float16", "int8")

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 Graph: TypeAlias = Literal["prefill", "decode", "model"]
+NativeGraph: TypeAlias = Literal["native_prefill", "native_decode"]
 Direction: TypeAlias = Literal["input", "output"]
 
 GRAPHS: tuple[Graph, ...] = ("prefill", "decode", "model")
+#: Of quantized bundles for CPUs, beside those: over the operators of helium_onnx/kernels.
+NATIVE_GRAPHS: tuple[NativeGraph, ...] = ("native_prefill", "native_decode")
 
 #: Files of the graphs inside a bundle, and the one file of their weights.
 GRAPH_FILES: dict[Graph, str] = {
@@ -22,10 +25,14 @@ GRAPH_FILES: dict[Graph, str] = {
     "decode": "onnx/decode.onnx",
     "model": "onnx/model.onnx",
 }
+NATIVE_GRAPH_FILES: dict[NativeGraph, str] = {
+    "native_prefill": "onnx/prefill.native.onnx",
+    "native_decode": "onnx/decode.native.onnx",
+}
 WEIGHTS_FILE = "onnx/model.onnx_data"
 
 #: Dimensions that are known only at run time. ``batch_size`` is spelled so because transformers.js asks for it.
-SYMBOLS = ("batch_size", "sequence_length", "past_sequence_length", "total_sequence_length")
+SYMBOLS = ("batch_size", "sequence_length", "past_sequence_length", "total_sequence_length", "context_length")
 
 
 class HasSizes(Protocol):
@@ -61,12 +68,12 @@ class Row:
     name: str
     dtype: str
     dims: tuple[str | int, ...]
-    graphs: tuple[Graph, ...]
+    graphs: tuple[Graph | NativeGraph, ...]
     note: str
 
 
 TABLE: tuple[Row, ...] = (
-    Row("input", "input_ids", "int64", ("batch_size", "sequence_length"), GRAPHS,
+    Row("input", "input_ids", "int64", ("batch_size", "sequence_length"), (*GRAPHS, *NATIVE_GRAPHS),
         "new tokens; decode takes 1 a row, or a few to verify a draft"),
     Row("input", "attention_mask", "int64", ("batch_size", "total_sequence_length"), GRAPHS,
         "1 for a token, 0 for padding, over past and new tokens"),
@@ -84,16 +91,41 @@ TABLE: tuple[Row, ...] = (
         "past and new keys, rotated"),
     Row("output", "present.{i}.value", "cache",
         ("batch_size", "num_key_value_heads", "total_sequence_length", "head_dim"), GRAPHS, "past and new values"),
+    Row("input", "past_lengths", "int64", ("batch_size",), NATIVE_GRAPHS, "tokens that each row's past holds"),
+    Row("input", "past_key_values.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), NATIVE_GRAPHS,
+        "a buffer for the whole context; may be the same as present"),
+    Row("input", "past_key_values.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), NATIVE_GRAPHS, "likewise"),
+    Row("output", "logits", "compute", ("batch_size", 1, "vocab_size"), ("native_prefill",),
+        "of each row's last token alone"),
+    Row("output", "logits", "compute", ("batch_size", "sequence_length", "vocab_size"), ("native_decode",),
+        "of all new tokens"),
+    Row("output", "present.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), NATIVE_GRAPHS,
+        "with the new keys, rotated"),
+    Row("output", "present.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), NATIVE_GRAPHS, "with the new values"),
 )  # fmt: skip
 
 
-def rows(graph: Graph, direction: Direction) -> Iterator[Row]:
+def graph_file(graph: Graph | NativeGraph) -> str:
+    """The graph's file inside a bundle."""
+    return str({**GRAPH_FILES, **NATIVE_GRAPH_FILES}[graph])  # type: ignore[dict-item]
+
+
+def rows(graph: Graph | NativeGraph, direction: Direction) -> Iterator[Row]:
     """The rows of one graph, inputs or outputs, in the graph's order."""
     return (row for row in TABLE if graph in row.graphs and row.direction == direction)
 
 
 def tensors(
-    graph: Graph, direction: Direction, config: HasSizes, *, compute: str = "float32", cache: str = "float32"
+    graph: Graph | NativeGraph,
+    direction: Direction,
+    config: HasSizes,
+    *,
+    compute: str = "float32",
+    cache: str = "float32",
 ) -> tuple[TensorSpec, ...]:
     """The table's rows of one graph for one model: layers unrolled, sizes filled in, dtypes resolved.
 
@@ -116,7 +148,7 @@ def markdown() -> str:
     lines = ["| | `prefill.onnx` | `decode.onnx`, `model.onnx` | |", "|---|---|---|---|"]
     seen: dict[str, dict[str, Row]] = {}
     for row in TABLE:
-        for graph in row.graphs:
+        for graph in (graph for graph in GRAPHS if graph in row.graphs):
             seen.setdefault(row.name, {})[graph] = row
     for name, by_graph in seen.items():
         first, last = by_graph["prefill"], by_graph["decode"]

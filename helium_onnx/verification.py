@@ -17,15 +17,16 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from helium_onnx import contract
+from helium_onnx import contract, kernels
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
-from helium_onnx.contract import Graph
+from helium_onnx.contract import Graph, NativeGraph
 from helium_onnx.errors import BundleError, HeliumOnnxError, IntegrityError, ResourceError
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.manifest import MANIFEST_FILE, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent
-from helium_onnx.runtimes.onnxruntime_session import check_contract, session_options
+from helium_onnx.runtimes.graph_loading import check_contract, session_options
+from helium_onnx.runtimes.native_session import NativeSession
 from helium_onnx.runtimes.providers import default_threads, execution_provider
 
 #: What the forward pass reads: accents and digits, so that byte fallback and whole words both occur.
@@ -58,7 +59,8 @@ def verify_bundle(path: str | os.PathLike[str], *, progress: ProgressCallback) -
     In order: ``manifest`` (readable, and describes a Helium), ``files`` (there, of their sizes and SHA-256),
     ``tokenizer`` (has exactly the model's vocabulary), ``prefill``, ``decode``, ``model`` (each loads in ONNX Runtime,
     takes and gives what contract and manifest say, and gives finite logits for a short text), ``agreement`` (the
-    three give the same logits). ``progress`` gets the bytes hashed and the graph being run.
+    three give the same logits), ``native`` (so do the native graphs, where bundle and machine have them). ``progress``
+    gets the bytes hashed and the graph being run.
     """
     subject = _Subject(Path(path), progress)
     checks: list[Check] = []
@@ -82,7 +84,7 @@ class _Subject:
     config: HeliumConfig = field(init=False)
     ids: NDArray[np.int64] = field(init=False)  # [1, tokens]: the prompt, and as its last the token that decode gets
     past: list[NDArray[Any]] = field(init=False)  # prefill's keys and values
-    logits: dict[Graph, NDArray[np.float32]] = field(default_factory=dict)  # [1, positions, vocab_size]
+    logits: dict[Graph | NativeGraph, NDArray[np.float32]] = field(default_factory=dict)  # [1, positions, vocab_size]
 
 
 def _manifest(subject: _Subject) -> str:
@@ -99,11 +101,12 @@ def _manifest(subject: _Subject) -> str:
             raise
     manifest, source = subject.manifest, f"{subject.path}/{MANIFEST_FILE}"
     subject.config = HeliumConfig.from_dict(manifest.model_config, source=source)
-    if set(manifest.graphs) != set(contract.GRAPHS):
+    native = set(contract.NATIVE_GRAPHS) & set(manifest.graphs)
+    if set(manifest.graphs) - native != set(contract.GRAPHS) or len(native) not in (0, len(contract.NATIVE_GRAPHS)):
         raise BundleError(
             f"{source} does not list the contract's graphs",
             found=", ".join(manifest.graphs) or "none",
-            expected=", ".join(contract.GRAPHS),
+            expected=f"{', '.join(contract.GRAPHS)}; and {', '.join(contract.NATIVE_GRAPHS)}, or none of these",
             remedy=_AGAIN,
         )
     recipe = manifest.recipe.get("name", "without a name")
@@ -160,17 +163,41 @@ def _seen(subject: _Subject, graph: Graph) -> str:
 
 def _agreement(subject: _Subject) -> str:
     """model.onnx, over all tokens at once, against prefill (last of the prompt) and decode (the token after it)."""
+    return _agree(subject, "prefill", "decode")
+
+
+def _native(subject: _Subject) -> str:
+    """The native graphs likewise, by the session that runs them."""
+    if not set(contract.NATIVE_GRAPHS) <= set(subject.manifest.graphs):
+        return "none in this bundle: its recipe has other weights than 4 or 8 bits, or another cache"
+    for graph in contract.NATIVE_GRAPHS:
+        subject.progress(ProgressEvent("verify", subject.manifest.graphs[graph].file))
+        _check_record(subject, graph)
+    if kernels.library() is None:
+        return "there, and as the contract says; not run, since this machine has no native kernels"
+    length = subject.ids.shape[1]
+    with contextlib.closing(NativeSession(subject.bundle, context_length=length)) as session:
+        past = session.new_past(1)
+        try:
+            subject.logits["native_prefill"] = session.run("prefill", subject.ids[:, :-1], past).copy()
+            subject.logits["native_decode"] = session.run("decode", subject.ids[:, -1:], past).copy()
+        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+            raise _runtime_error("run", error, subject.bundle.graph_path("native_decode")) from error
+    return _agree(subject, "native_prefill", "native_decode")
+
+
+def _agree(subject: _Subject, prefill: Graph | NativeGraph, decode: Graph | NativeGraph) -> str:
     model = subject.logits["model"]
     kind = _kind(subject.manifest)
     scale = float(np.abs(model).max())
     seen = []
-    phases: tuple[tuple[Graph, int], ...] = (("prefill", -2), ("decode", -1))
-    for graph, position in phases:
+    for graph, position in ((prefill, -2), (decode, -1)):
         difference = float(np.abs(subject.logits[graph][0, -1] - model[0, position]).max())
         relative = difference / scale if scale else difference
-        if relative > TOLERANCE[kind]:
+        if not relative <= TOLERANCE[kind]:  # NaN is no agreement
+            name = Path(subject.manifest.graphs[graph].file).name
             raise IntegrityError(
-                f"{graph}.onnx and model.onnx give different logits for the same text",
+                f"{name} and model.onnx give different logits for the same text",
                 found=f"a difference of {difference:.3g}, {relative:.2g} of the largest logit {scale:.3g}",
                 expected=f"at most {TOLERANCE[kind]:g} of it ({kind} weights or cache)",
                 remedy="export the bundle anew; if that does not help, report it with this text",
@@ -188,6 +215,7 @@ CHECKS: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
     ("decode", _decode),
     ("model", _model),
     ("agreement", _agreement),
+    ("native", _native),
 )
 
 
@@ -230,7 +258,7 @@ def _run(subject: _Subject, graph: Graph, ids: NDArray[np.int64], past: list[NDA
     return list(present)
 
 
-def _check_record(subject: _Subject, graph: Graph) -> None:
+def _check_record(subject: _Subject, graph: Graph | NativeGraph) -> None:
     """The manifest's description of a graph against the contract's table for this model and precision."""
     record = subject.manifest.graphs[graph]
     precision = subject.manifest.recipe.get("precision", {})

@@ -17,7 +17,7 @@ from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import UsageError
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
-from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.opening import open_session
 from helium_onnx.runtimes.session import Session
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def validate_golden(path: str | os.PathLike[str], *, progress: ProgressCallback 
         raise UsageError(
             f"the tokenizer of {bundle.path} is not that of {MODEL}", found=list(ids), expected=list(PROMPT_IDS)
         )
-    session = OnnxRuntimeSession(bundle, context_length=64, cache=False, progress=report)
+    session = open_session(bundle, context_length=64, cache=False, progress=report)
     try:
         report(ProgressEvent("bundle", f"{len(GREEDY_IDS)} tokens"))
         rows, greedy = continue_prompt(session)

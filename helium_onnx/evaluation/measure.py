@@ -35,7 +35,7 @@ from helium_onnx.evaluation.worst import worst_positions
 from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
-from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.opening import open_session
 from helium_onnx.runtimes.session import Session
 from helium_onnx.texts import Window, read_texts, token_windows
 from helium_onnx.tokenizer import Tokenizer
@@ -172,7 +172,7 @@ def _measure(
     report: ProgressCallback,
 ) -> _Measured:
     # cache=False: the session hashes the bundle's files, which are read here for the first time.
-    session = OnnxRuntimeSession(bundle, context_length=context_length, cache=False, progress=report)
+    session = open_session(bundle, context_length=context_length, cache=False, progress=report)
     try:
         scores = score_windows(session, windows, hidden, head, report, stage=f"compare {bundle.path.name}")
         report(ProgressEvent("greedy", bundle.path.name))

@@ -27,8 +27,10 @@ from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import Recipe
-from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession, session_options
+from helium_onnx.runtimes.graph_loading import session_options
+from helium_onnx.runtimes.opening import open_session
 from helium_onnx.runtimes.providers import execution_provider
+from helium_onnx.runtimes.session import Session
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -295,7 +297,7 @@ def _rows(
     """Run the bundle: prefill and decode over all prompts, then model.onnx; never all three in memory."""
     row = execution_provider("cpu")
     # cache=False: the session hashes the bundle's files, which are read here for the first time.
-    session = OnnxRuntimeSession(bundle, context_length=context_length, cache=False, progress=report)
+    session = open_session(bundle, context_length=context_length, cache=False, progress=report)
     phases = []
     for number, reference in enumerate(references, 1):
         report(ProgressEvent("bundle", f"prefill and decode, prompt {number} of {len(references)}"))
@@ -331,7 +333,7 @@ def _rows(
     return tuple(rows)
 
 
-def _phases(session: OnnxRuntimeSession, reference: _Reference) -> tuple[Difference, Difference, Divergence | None]:
+def _phases(session: Session, reference: _Reference) -> tuple[Difference, Difference, Divergence | None]:
     """Prefill's difference, decode's, and where greedy tokens part."""
     prompt = np.array([reference.prompt_ids], np.int64)
     past = session.new_past(1)

@@ -84,7 +84,7 @@ def export(
         digests = _Digests(source)
         (writer.folder / "onnx").mkdir()
         for name, model in graphs.items():
-            save_graph(model, writer.folder / contract.GRAPH_FILES[name])
+            save_graph(model, writer.folder / contract.graph_file(name))
         write_client_files(writer.folder, source, chosen)
         plan.write(writer.folder / contract.WEIGHTS_FILE, source, make_quantizer(source, chosen, text), report)
         report(ProgressEvent("finish", "digests and flush to disk"))

@@ -40,7 +40,7 @@ class InPlacePast:
 
     def __init__(self, buffers: list[NDArray[Any]], lengths: NDArray[np.int64]) -> None:
         self.buffers, self.lengths = buffers, lengths
-        self.bindings: dict[str, Any] = {}  # of each phase, made by the session that runs this past
+        self.bindings: dict[Any, Any] = {}  # of each kind of call, made by the session that runs this past
 
     def row(self, index: int) -> InPlacePast:
         return InPlacePast([b[index : index + 1] for b in self.buffers], self.lengths[index : index + 1])
@@ -81,7 +81,8 @@ class GrowingPast:
     def write_slots(self, tensors: list[NDArray[Any]]) -> None:
         assert len(self.lengths) == 1
         held = (tensor[:, :, : self.lengths[0]] for tensor in self.tensors[0])
-        self.tensors[0] = [np.concatenate([old, new[None]], axis=2) for old, new in zip(held, tensors, strict=True)]
+        # Into the list itself, which a past of several rows shares with its row.
+        self.tensors[0][:] = [np.concatenate([old, new[None]], axis=2) for old, new in zip(held, tensors, strict=True)]
         self.lengths[0] += tensors[0].shape[1]
 
 

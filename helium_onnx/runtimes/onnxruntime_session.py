@@ -11,30 +11,21 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from helium_onnx import contract
 from helium_onnx.bundle import Bundle
-from helium_onnx.errors import (
-    BundleError,
-    GenerationError,
-    IntegrityError,
-    ProviderError,
-    ResourceError,
-    UsageError,
-)
-from helium_onnx.manifest import GraphRecord
+from helium_onnx.errors import GenerationError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
+from helium_onnx.runtimes.graph_loading import (
+    checked_context_length,
+    checked_threads,
+    load_graph,
+    session_options,
+    too_little_memory,
+)
 from helium_onnx.runtimes.key_value_cache import GrowingPast, InPlaceCache, InPlacePast
 from helium_onnx.runtimes.memory import recycled_memory, return_freed_memory
 from helium_onnx.runtimes.prepacked import PrepackedCache
-from helium_onnx.runtimes.providers import ExecutionProvider, default_threads, execution_provider
+from helium_onnx.runtimes.providers import execution_provider
 from helium_onnx.runtimes.session import Past, Phase
-
-_DTYPES = {
-    f"tensor({'float' if name == 'float32' else name})": name
-    for name in ("float32", "float16", "int8", "int32", "int64")
-}
-#: ONNX Runtime's words for an allocation that failed; it has no exception of its own for that.
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory")
 
 
 class OnnxRuntimeSession:
@@ -42,8 +33,8 @@ class OnnxRuntimeSession:
 
     ``context_length`` bounds prompt and generated tokens (default: the model's). ``threads`` defaults to the physical
     cores that the process may use. ``cache`` keeps prepacked weights on this machine: True, False, or None for where
-    it pays (see prepacked.py). The prefill session is ready on return; the decode session loads beside the first
-    prefill: ``wait`` and ``run`` wait for it, and raise what its load raised.
+    it pays (see prepacked.py). ``spin`` as for NativeSession. The prefill session is ready on return; the decode
+    session loads beside the first prefill: ``wait`` and ``run`` wait for it, and raise what its load raised.
     """
 
     def __init__(
@@ -53,6 +44,7 @@ class OnnxRuntimeSession:
         provider: str = "cpu",
         context_length: int | None = None,
         threads: int | None = None,
+        spin: bool = True,
         cache: bool | None = None,
         cache_dir: Path | None = None,
         progress: ProgressCallback = silent,
@@ -61,8 +53,9 @@ class OnnxRuntimeSession:
         self.provider = execution_provider(provider)
         config = bundle.model_config
         self.vocab_size = int(config["vocab_size"])
-        self.context_length = _context_length(context_length, int(config["max_position_embeddings"]))
-        self.threads = _threads(threads)
+        self.context_length = checked_context_length(context_length, int(config["max_position_embeddings"]))
+        self.threads = checked_threads(threads)
+        self._spin = spin
         self._in_place = bundle.manifest.recipe["graph"]["operators"] == "onnxruntime"
         graphs: dict[Phase, Path] = {phase: bundle.graph_path(phase) for phase in ("prefill", "decode")}
         specs = bundle.manifest.graphs["decode"].inputs
@@ -102,7 +95,7 @@ class OnnxRuntimeSession:
         try:
             return InPlacePast(self._cache.buffers(rows), lengths)
         except MemoryError as error:
-            raise self._too_little_memory(rows, error) from error
+            raise too_little_memory(self._past_specs, rows, self.context_length, error) from error
 
     def run(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
         """See ``Session.run``. A prefill runs in chunks of the provider's size."""
@@ -188,8 +181,8 @@ class OnnxRuntimeSession:
         return np.concatenate(results)
 
     def _load(self, phase: Phase, path: Path, optimized: bool) -> ort.InferenceSession:
-        row = self.provider
-        options = session_options(row, self.threads)
+        options = session_options(self.provider, self.threads)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spin else "0")
         if optimized:  # for this machine, when the cache was made
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if phase == "prefill":
@@ -197,88 +190,8 @@ class OnnxRuntimeSession:
             # loads beside the first prefill, and then more threads would only take its cores, and 40 MB.
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
         recycled = recycled_memory() if optimized and phase == "prefill" else contextlib.nullcontext()
-        try:
-            with recycled:
-                session = ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
-        except Exception as error:
-            raise _load_error(error, path, self.bundle) from error
-        if session.get_providers()[0] != row.onnxruntime_name:
-            raise ProviderError(
-                f"ONNX Runtime did not start {row.onnxruntime_name}",
-                found=", ".join(session.get_providers()),
-                remedy="see ONNX Runtime's message above; nothing is run on another provider in its place",
-            )
-        check_contract(session, self.bundle.manifest.graphs[phase], path)
+        with recycled:
+            session = load_graph(path, options, self.provider, self.bundle, self.bundle.manifest.graphs[phase])
         if phase == "decode":  # the last of the two
             return_freed_memory()
         return session
-
-    def _too_little_memory(self, rows: int, error: BaseException) -> ResourceError:
-        per_row = sum(
-            int(s.dims[1]) * int(s.dims[3]) * self.context_length * np.dtype(s.dtype).itemsize for s in self._past_specs
-        )
-        return ResourceError(
-            f"no memory for the keys and values of {rows} rows of {self.context_length} tokens",
-            found=f"{rows * per_row / 1e9:.2f} GB needed ({error})",
-            remedy="ask for a smaller context (--context) or fewer prompts at once",
-        )
-
-
-def session_options(row: ExecutionProvider, threads: int) -> ort.SessionOptions:
-    """Options that every session of ours has."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors come as exceptions; warnings about placement are not for users
-    for key, value in row.config.items():
-        options.add_session_config_entry(key, value)
-    return options
-
-
-def check_contract(session: ort.InferenceSession, record: GraphRecord, path: Path) -> None:
-    """Raise IntegrityError unless the graph takes and gives what the manifest says: names, dtypes, dimensions."""
-    for what, args, specs in (
-        ("inputs", session.get_inputs(), record.inputs),
-        ("outputs", session.get_outputs(), record.outputs),
-    ):
-        found = [contract.TensorSpec(a.name, _DTYPES.get(a.type, a.type), tuple(a.shape)) for a in args]
-        if tuple(found) == specs:
-            continue
-        for have, want in zip([*map(str, found), "nothing"], [*map(str, specs), "nothing"], strict=False):
-            if have != want:
-                raise IntegrityError(
-                    f"the {what} of {path.name} are not those of the manifest",
-                    found=have, expected=want, remedy="copy or download the bundle again, or export it anew",
-                )  # fmt: skip
-
-
-def _load_error(error: Exception, path: Path, bundle: Bundle) -> BundleError | ResourceError:
-    text = str(error)
-    if isinstance(error, MemoryError) or any(word in text.lower() for word in _OUT_OF_MEMORY):
-        return ResourceError(
-            f"too little memory to load {path.name}",
-            found=text.splitlines()[0][:200] if text else "out of memory",
-            expected=f"room for {bundle.total_bytes / 1e9:.2f} GB of weights",
-            remedy="close other programs, raise the memory limit (ulimit -v), or use a smaller recipe",
-        )
-    return BundleError(
-        f"ONNX Runtime {ort.__version__} cannot load {path.name}",
-        found=text.splitlines()[0][:300] if text else type(error).__name__,
-        remedy="`helium-onnx verify` tells whether the bundle is whole",
-    )
-
-
-def _context_length(asked: int | None, limit: int) -> int:
-    if asked is None:
-        return limit
-    if not 1 < asked <= limit:
-        raise UsageError("the context length is out of range", found=asked, expected=f"2 to {limit}, the model's limit")
-    return asked
-
-
-def _threads(asked: int | None) -> int:
-    if asked is None:
-        return default_threads()
-    if not 1 <= asked <= 1024:
-        raise UsageError("the number of threads is out of range", found=asked, expected="1 to 1024")
-    return asked

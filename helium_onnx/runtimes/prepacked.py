@@ -15,13 +15,11 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import platform
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
@@ -31,6 +29,7 @@ from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import IntegrityError, TargetLockedError
 from helium_onnx.locking import exclusive_lock
 from helium_onnx.progress import ProgressCallback, ProgressEvent
+from helium_onnx.runtimes.checked_files import CheckedFiles, FileStamp, default_cache_dir
 from helium_onnx.runtimes.initializer_order import initializers_last
 from helium_onnx.runtimes.session import Phase
 
@@ -41,12 +40,6 @@ _ALIGNMENT = 64  # bytes: a cache line, and a register of AVX-512
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
-def default_cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/helium-onnx``, or ``~/.cache/helium-onnx``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "helium-onnx"
-
-
 def cpu_key() -> str:
     """Twelve digits that change with the processor's family and instruction sets, which decide the kernels' layouts."""
     facts = [platform.machine(), platform.system()]
@@ -55,20 +48,6 @@ def cpu_key() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         facts += sorted({line for line in lines if line.startswith(wanted)})
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class _Stamp:
-    """What tells cheaply that a file is the one that was read last time."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> _Stamp:
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 class PrepackedCache:
@@ -88,6 +67,10 @@ class PrepackedCache:
     def folder(self) -> Path:
         return self.root / f"{self.bundle.digest[:16]}-{cpu_key()}-{ort.__version__}"
 
+    @functools.cached_property
+    def _checked(self) -> CheckedFiles:
+        return CheckedFiles(self.bundle, self.folder / "sources.json")
+
     def graph_path(self, phase: Phase) -> Path:
         return self.folder / f"{phase}.onnx"
 
@@ -104,13 +87,13 @@ class PrepackedCache:
         checked = False
         try:
             sound = self.is_sound()
-            if not (sound and self._source_known()):
+            if not (sound and self._checked.known()):
                 progress(ProgressEvent("cache", "checking the bundle's digests"))
                 self.bundle.check_digests()
                 checked = True
                 if sound:
                     with contextlib.suppress(OSError):  # a cache that others may only read: hashed again each time
-                        self._remember_source()
+                        self._checked.remember()
             if sound:
                 return True
             self.root.mkdir(parents=True, exist_ok=True)
@@ -138,7 +121,7 @@ class PrepackedCache:
         try:
             record = json.loads((self.folder / "cache.json").read_text(encoding="utf-8"))
             graphs_whole = all(sha256(self.graph_path(p)) == record["sha256"][f"{p}.onnx"] for p in _PHASES)
-            weights_whole = _Stamp.of(self.folder / _WEIGHTS) == _Stamp(**record["weights"])
+            weights_whole = FileStamp.of(self.folder / _WEIGHTS) == FileStamp(**record["weights"])
         except (OSError, ValueError, KeyError, TypeError):
             return False
         return graphs_whole and weights_whole
@@ -164,36 +147,13 @@ class PrepackedCache:
             files = [*(f"{phase}.onnx" for phase in _PHASES), _WEIGHTS]
             record = {
                 "sha256": {name: sha256(partial / name) for name in files},
-                "weights": vars(_Stamp.of(partial / _WEIGHTS)),
+                "weights": vars(FileStamp.of(partial / _WEIGHTS)),
             }
             (partial / "cache.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             partial.rename(self.folder)
-        self._remember_source()
-
-    def _source_known(self) -> bool:
-        """Whether the bundle's files are, by size, time and inode, those whose digests were found right before."""
-        try:
-            known = json.loads((self.folder / "sources.json").read_text(encoding="utf-8"))
-            stamps = known[str(self.bundle.path.resolve())]
-            return bool(stamps == self._source_stamps())
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    def _remember_source(self) -> None:
-        path, known = self.folder / "sources.json", {}
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            before = json.loads(path.read_text(encoding="utf-8"))
-            known = {folder: stamps for folder, stamps in before.items() if Path(folder).exists()}  # not what is gone
-        fresh = path.with_suffix(f".{os.getpid()}")
-        known[str(self.bundle.path.resolve())] = self._source_stamps()
-        fresh.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
-
-    def _source_stamps(self) -> dict[str, dict[str, int]]:
-        files = self.bundle.manifest.files
-        return {file.path: vars(_Stamp.of(self.bundle.path / file.path)) for file in files}
+        self._checked.remember()
 
     def _save(self, phase: Phase, partial: Path, options: ort.SessionOptions) -> None:
         """Let ONNX Runtime write one optimized graph with its packed weights; both graphs' weights are one file."""

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 MICROSOFT = "com.microsoft"
+#: Of the operators in helium_onnx/kernels.
+KERNELS = "helium_onnx.kernels"
 SCOPES = "pkg.torch.onnx.name_scopes"
 #: On a weight that is not the checkpoint's of the same name: the one it is made from, or several joined by "+".
 SOURCE = "helium_onnx.source"

@@ -1,0 +1,59 @@
+"""Lower attention to the operator of our own kernels: the form of the native graphs."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from helium_onnx.exporter.passes.rewriting import KERNELS, Rewriter, nodes_of
+from helium_onnx.modeling import DOMAIN
+
+
+class LowerAttentionNative(ir.passes.InPlacePass):
+    """Pattern: ``helium_onnx::CausalAttention(q, k, v, past_key, past_value, attention_mask, cos, sin)``.
+
+    Replacement: ``helium_onnx.kernels::CausalAttention(qkv, past_key, past_value, past_lengths, cos, sin)`` (over a
+    float16 cache ``CausalAttentionFloat16``). ``qkv`` is the input of the ``Split`` that made q, k and v, or their
+    ``Concat``, which LowerLinearNative makes part of the projections. The graph's input ``past_lengths`` (tokens that
+    each row's past holds) takes the place of ``attention_mask``.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = nodes_of(model, DOMAIN, "CausalAttention")
+        if not nodes:
+            return ir.passes.PassResult(model, modified=False)
+        lengths = ir.Value(name="past_lengths", shape=ir.Shape(["batch_size"]), type=ir.TensorType(ir.DataType.INT64))
+        model.graph.inputs.append(lengths)
+        for node in nodes:
+            rewriter = Rewriter(node)
+            *projections, past_key, past_value, _, cos, sin = node.inputs[:8]
+            split = _split(projections)
+            packed = rewriter.op("Concat", *projections, axis=-1) if split is None else split.inputs[0]
+            assert past_key is not None
+            half = past_key.dtype == ir.DataType.FLOAT16
+            outputs = rewriter.op_outputs(
+                "CausalAttentionFloat16" if half else "CausalAttention",
+                packed, past_key, past_value, lengths, cos, sin,
+                outputs=3,
+                domain=KERNELS,
+                num_heads=node.attributes["num_heads"].as_int(),
+                kv_num_heads=node.attributes["kv_num_heads"].as_int(),
+                head_dim=node.attributes["head_dim"].as_int(),
+                interleaved=node.attributes["interleaved"].as_int(),
+            )  # fmt: skip
+            rewriter.replace(*outputs)
+            if split is not None:
+                sizes = split.inputs[1]
+                model.graph.remove(split, safe=True)
+                if sizes is not None and (constant := sizes.producer()) is not None and not sizes.uses():
+                    model.graph.remove(constant, safe=True)
+        for value in [value for value in model.graph.inputs if value.name == "attention_mask"]:
+            assert not value.uses(), "attention_mask is read outside of attention"
+            model.graph.inputs.remove(value)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _split(projections: list[ir.Value | None]) -> ir.Node | None:
+    """The Split whose three parts are query, key and value; None where they are three products."""
+    producers = {value.producer() for value in projections if value is not None}
+    node = producers.pop() if len(producers) == 1 else None
+    return node if node is not None and node.op_type == "Split" else None

@@ -1,0 +1,248 @@
+// AVX-512 with VNNI: 16 rows of a matrix at a time, one in each lane.
+#include "kernels.h"
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#include <immintrin.h>
+
+namespace helium {
+namespace {
+
+constexpr int64_t kLanes = 16;
+using Floats = __m512;
+using Ints = __m512i;
+
+inline Floats zero_floats() { return _mm512_setzero_ps(); }
+inline Floats broadcast(float x) { return _mm512_set1_ps(x); }
+inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
+inline Floats load_some(const float* p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+inline void store_some(float* p, Floats x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
+inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+inline Floats negative_fma(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
+inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+
+// Sixteen floats: here one vector, as wide as a tile.
+using Wide = __m512;
+inline Wide wide_zero() { return _mm512_setzero_ps(); }
+inline Wide wide(float x) { return _mm512_set1_ps(x); }
+inline Wide wide_load(const float* p) { return _mm512_loadu_ps(p); }
+inline Wide wide_load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline void wide_store(float* p, Wide x) { _mm512_storeu_ps(p, x); }
+inline void wide_store(uint16_t* p, Wide x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+inline Wide wide_fma(Wide a, Wide b, Wide c) { return _mm512_fmadd_ps(a, b, c); }
+inline Wide wide_mul(Wide a, Wide b) { return _mm512_mul_ps(a, b); }
+inline Wide wide_div(Wide a, Wide b) { return _mm512_div_ps(a, b); }
+inline Wide wide_add(Wide a, Wide b) { return _mm512_add_ps(a, b); }
+inline Wide wide_max(Wide a, Wide b) { return _mm512_max_ps(a, b); }
+inline Wide wide_min(Wide a, Wide b) { return _mm512_min_ps(a, b); }
+inline Wide wide_abs(Wide a) { return _mm512_abs_ps(a); }
+inline Wide wide_nearest(Wide a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Wide wide_power(Wide a, Wide n) { return _mm512_scalef_ps(a, n); }  // a * 2^n, n whole
+inline float wide_maximum(Wide a) { return _mm512_reduce_max_ps(a); }
+inline int32_t wide_quantize(Wide a, int8_t* p) {  // to the nearest whole numbers; returns their sum
+    const __m512i n = _mm512_cvtps_epi32(a);
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(n));
+    return _mm512_reduce_add_epi32(n);
+}
+template <int kBits>
+constexpr float kZeroOffset = 0;  // quanta are taken as they are
+template <int kBits>
+inline Floats offset_zero(Floats zero) { return zero; }
+inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+inline Ints set_bytes(int8_t x) { return _mm512_set1_epi8(x); }
+template <class T>
+inline void keep_alive(T& x) { asm volatile("" : "+v"(x)); }
+
+// 64 bytes in place: the even ones, then the odd ones.
+inline void separate(int8_t* p) {
+    const __m512i order = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+    const __m512i x = _mm512_shuffle_epi8(_mm512_loadu_si512(p), order);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), x));
+}
+
+constexpr int kWides = 8;       // accumulators of sixteen floats that fit the registers
+constexpr int kActivations = 8;  // rows of activations that one tile serves together
+
+inline void fetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+
+// 64 quanta, a byte each: of 4 bits the lower halves of 32 bytes, then the upper ones.
+template <int kBits>
+inline __m512i quanta64(const uint8_t* p) {
+    if constexpr (kBits == 8) return _mm512_loadu_si512(p);
+    const __m256i packed = _mm256_loadu_si256((const __m256i*)p);
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(packed), _mm256_srli_epi16(packed, 4), 1);
+    return _mm512_and_si512(both, _mm512_set1_epi8(15));
+}
+
+// Lane j of result i, of 4 rows' partial sums x0..x3: within each 128 bits, the sums of row j's four lanes.
+inline __m512i add_lanes(__m512i x0, __m512i x1, __m512i x2, __m512i x3) {
+    const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(x0, x1), _mm512_unpackhi_epi32(x0, x1));
+    const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(x2, x3), _mm512_unpackhi_epi32(x2, x3));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+// The dot products of 16 rows' next 64 quanta with `q`: one vector for each block, one for the whole where kBlocks is 1.
+template <int kBits, int kBlocks>
+inline void dot64(const uint8_t* rows, int64_t pitch, const int8_t* activations, __m512i* sums) {
+    const __m512i q = _mm512_loadu_si512(activations);
+    __m512i u[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        __m512i x[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j)
+            x[j] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), quanta64<kBits>(rows + (4 * i + j) * pitch), q);
+        u[i] = add_lanes(x[0], x[1], x[2], x[3]);
+    }
+    if constexpr (kBlocks == 4) {  // 8 bits: each 128 bits are a block
+        const __m512i a = _mm512_shuffle_i32x4(u[0], u[1], 0x44), b = _mm512_shuffle_i32x4(u[0], u[1], 0xee);
+        const __m512i c = _mm512_shuffle_i32x4(u[2], u[3], 0x44), d = _mm512_shuffle_i32x4(u[2], u[3], 0xee);
+        sums[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+        sums[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        sums[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+        sums[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+        return;
+    }
+    // Which 128 bits belong together: with two blocks of 4 bits, 0 with 2 and 1 with 3 (even columns, odd columns).
+    constexpr int kFirst = kBlocks == 2 && kBits == 4 ? 0x44 : 0x88;
+    constexpr int kSecond = kBlocks == 2 && kBits == 4 ? 0xee : 0xdd;
+    const __m512i a = _mm512_add_epi32(_mm512_shuffle_i32x4(u[0], u[1], kFirst), _mm512_shuffle_i32x4(u[0], u[1], kSecond));
+    const __m512i b = _mm512_add_epi32(_mm512_shuffle_i32x4(u[2], u[3], kFirst), _mm512_shuffle_i32x4(u[2], u[3], kSecond));
+    const __m512i even = _mm512_shuffle_i32x4(a, b, 0x88), odd = _mm512_shuffle_i32x4(a, b, 0xdd);
+    if constexpr (kBlocks == 2) {
+        sums[0] = even;
+        sums[1] = odd;
+    } else {
+        sums[0] = _mm512_add_epi32(even, odd);
+    }
+}
+
+// The sums of sixteen vectors' lanes, x[i]'s in lane i: ((0 + 2) + (1 + 3)) in each 128 bits, then of these likewise.
+inline Wide wide_sums(const Wide* x) {
+    Wide u[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const Wide a = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i], x[4 * i + 1]), _mm512_unpackhi_ps(x[4 * i], x[4 * i + 1]));
+        const Wide b = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i + 2], x[4 * i + 3]),
+                                     _mm512_unpackhi_ps(x[4 * i + 2], x[4 * i + 3]));
+        const __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+        u[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
+    }
+    const Wide a = _mm512_add_ps(_mm512_shuffle_f32x4(u[0], u[1], 0x88), _mm512_shuffle_f32x4(u[0], u[1], 0xdd));
+    const Wide b = _mm512_add_ps(_mm512_shuffle_f32x4(u[2], u[3], 0x88), _mm512_shuffle_f32x4(u[2], u[3], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+// 16 rows of 16 words, transposed in place.
+inline void transpose(__m512i* x) {
+    __m512i t[16];
+    for (int i = 0; i < 4; ++i) {
+        const __m512i a = _mm512_unpacklo_epi32(x[4 * i], x[4 * i + 1]), b = _mm512_unpackhi_epi32(x[4 * i], x[4 * i + 1]);
+        const __m512i c = _mm512_unpacklo_epi32(x[4 * i + 2], x[4 * i + 3]);
+        const __m512i d = _mm512_unpackhi_epi32(x[4 * i + 2], x[4 * i + 3]);
+        t[4 * i] = _mm512_unpacklo_epi64(a, c);
+        t[4 * i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[4 * i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[4 * i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int j = 0; j < 4; ++j) {  // t[4i + j] holds, in its 128 bits l, words 4l + j of rows 4i .. 4i + 3
+        const __m512i a = _mm512_shuffle_i32x4(t[j], t[4 + j], 0x44), b = _mm512_shuffle_i32x4(t[j], t[4 + j], 0xee);
+        const __m512i c = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0x44), d = _mm512_shuffle_i32x4(t[8 + j], t[12 + j], 0xee);
+        x[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+        x[4 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        x[8 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+        x[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+}
+
+// 16 rows' next 64 quanta as 16 vectors: word r of vector g are the 4 quanta of row r that meet word g of activations.
+template <int kBits>
+inline void unpack64(const uint8_t* rows, int64_t pitch, uint8_t* out) {
+    if constexpr (kBits == 8) {
+        __m512i x[16];
+        for (int r = 0; r < 16; ++r) x[r] = _mm512_loadu_si512(rows + r * pitch);
+        transpose(x);
+        for (int g = 0; g < 16; ++g) _mm512_store_si512(out + 64 * g, x[g]);
+        return;
+    }
+    // Transposed while packed, which is half the work: a packed word holds word g in its lower halves, g + 8 above.
+    const auto pair = [&](int r) {  // rows r and r + 4
+        const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)(rows + r * pitch)));
+        return _mm512_inserti64x4(low, _mm256_loadu_si256((const __m256i*)(rows + (r + 4) * pitch)), 1);
+    };
+    __m512i t[2][4];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+        const __m512i x0 = pair(8 * i), x1 = pair(8 * i + 1), x2 = pair(8 * i + 2), x3 = pair(8 * i + 3);
+        const __m512i a = _mm512_unpacklo_epi32(x0, x1), b = _mm512_unpackhi_epi32(x0, x1);
+        const __m512i c = _mm512_unpacklo_epi32(x2, x3), d = _mm512_unpackhi_epi32(x2, x3);
+        t[i][0] = _mm512_unpacklo_epi64(a, c), t[i][1] = _mm512_unpackhi_epi64(a, c);
+        t[i][2] = _mm512_unpacklo_epi64(b, d), t[i][3] = _mm512_unpackhi_epi64(b, d);
+    }
+    const __m512i low = _mm512_set1_epi8(15);
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; ++g) {
+        const __m512i a = t[0][g % 4], b = t[1][g % 4];
+        const __m512i packed = g < 4 ? _mm512_shuffle_i32x4(a, b, 0x88) : _mm512_shuffle_i32x4(a, b, 0xdd);
+        _mm512_store_si512(out + 64 * g, _mm512_and_si512(packed, low));
+        _mm512_store_si512(out + 64 * (g + 8), _mm512_and_si512(_mm512_srli_epi16(packed, 4), low));
+    }
+}
+
+// Sums of products, as they grow while a block's words go by: here in 32 bits throughout.
+template <int kBits>
+struct Dots {
+    Ints sum = _mm512_setzero_si512();
+    void word(__m512i weights, const int8_t* q) { sum = _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(*(const int32_t*)q)); }
+    void widen() {}
+};
+inline __m512i load_word(const uint8_t* p) { return _mm512_load_si512(p); }
+
+// The scales of 16 rows at `pitch` floats, `n` <= 16 blocks of each, as a vector for each block.
+inline void transpose_scales(const float* p, int64_t pitch, int64_t n, float* out) {
+    __m512i x[16];
+    for (int r = 0; r < 16; ++r) x[r] = _mm512_castps_si512(load_some(p + r * pitch, n));
+    transpose(x);
+    for (int b = 0; b < n; ++b) _mm512_store_si512(out + 16 * b, x[b]);
+}
+
+// The same of zeros, `bits` each, as floats.
+inline void transpose_zeros(const uint8_t* p, int64_t pitch, int64_t n, int64_t bits, float* out) {
+    __m512i x[16];
+    const __mmask16 mask = (__mmask16)((1u << ((n * bits + 7) / 8)) - 1);
+    for (int r = 0; r < 16; ++r) {
+        __m128i z = _mm_maskz_loadu_epi8(mask, p + r * pitch);
+        if (bits == 4) {
+            const __m128i low = _mm_set1_epi8(15);
+            z = _mm_unpacklo_epi8(_mm_and_si128(z, low), _mm_and_si128(_mm_srli_epi16(z, 4), low));
+        }
+        x[r] = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(z)));
+    }
+    transpose(x);
+    for (int b = 0; b < n; ++b) _mm512_store_si512(out + 16 * b, x[b]);
+}
+
+inline __m512i int8_products(__m512i sum, __m512i w) { return _mm512_dpbusd_epi32(sum, w, w); }
+constexpr int64_t kInt8Operations = 64 * 2;
+
+inline uint64_t xor_words(const uint8_t* p, int64_t bytes) {
+    __m512i s[4] = {};
+    for (int64_t i = 0; i < bytes; i += 256)
+        for (int j = 0; j < 4; ++j) s[j] = _mm512_xor_si512(s[j], _mm512_loadu_si512(p + i + 64 * j));
+    return _mm512_reduce_add_epi64(_mm512_xor_si512(_mm512_xor_si512(s[0], s[1]), _mm512_xor_si512(s[2], s[3])));
+}
+
+}  // namespace
+}  // namespace helium
+
+#define HELIUM_NAME "avx512-vnni"
+#define HELIUM_TABLE avx512_kernels
+#define HELIUM_SUPPORTED                                                                             \
+    (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&                   \
+     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+#include "vectors.inl"
+
+#else
+const helium::Kernels* helium::avx512_kernels() { return nullptr; }
+#endif

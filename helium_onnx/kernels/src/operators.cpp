@@ -1,0 +1,403 @@
+// The operators of the domain "helium_onnx.kernels", for ONNX Runtime's CPU provider.
+//
+// QuantizedLinear(x [batch, tokens, columns], then of each matrix: quanta uint8, scales float32 [, zeros uint8])
+//     -> [batch, tokens, sum of rows]: the products with all matrices, one behind the other, x quantized once.
+//     Attributes: columns; rows, bits, block_size and has_zeros, a list each with one value a matrix; gated: x is
+//     [batch, tokens, 2 * columns] and silu(first half) * second half is multiplied; last: of the last token alone.
+// CausalAttention(qkv [batch, tokens, (num_heads + 2 * kv_num_heads) * head_dim], past_key, past_value, past_lengths
+//     int64 [batch], cos_cache, sin_cache [positions, head_dim / 2]) -> (output [batch, tokens, num_heads * head_dim],
+//     present_key, present_value). Past and present are [batch, kv_num_heads, capacity, head_dim] and may be one
+//     buffer. Attributes: num_heads, kv_num_heads, head_dim, interleaved. CausalAttentionFloat16 has past,
+//     present and tables in float16.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "half.h"
+#include "kernels.h"
+#include "ort_abi.h"
+
+namespace helium {
+
+const Kernels* best_kernels() {
+    static const Kernels* best = [] {
+        for (auto table : {avx512_kernels, avx2_kernels})
+            if (const Kernels* found = table()) return found;
+        return generic_kernels();
+    }();
+    return best;
+}
+
+namespace {
+
+const Kernels* g_kernels = best_kernels();
+
+using ort::Calls;
+using ort::Status;
+
+#define RETURN_IF_ERROR(call) \
+    if (Status status_ = (call)) return status_
+
+// Memory of the calling thread that is kept from call to call.
+struct Buffer {
+    char* data = nullptr;
+    size_t size = 0;
+    ~Buffer() { std::free(data); }
+    char* at_least(size_t bytes) {
+        if (size < bytes) {
+            std::free(data);
+            size = (bytes + 4095) / 4096 * 4096;
+            data = (char*)std::aligned_alloc(64, size);
+            if (!data) size = 0;
+        }
+        return data;
+    }
+};
+thread_local Buffer t_activations, t_scratch, t_query;
+
+struct Tensor {
+    char* data = nullptr;
+    int64_t dims[4] = {1, 1, 1, 1};
+    size_t rank = 0;
+};
+
+Status read(const Calls& ort, const ort::Value* value, Tensor* out) {
+    void* info = nullptr;
+    RETURN_IF_ERROR(ort.data(value, (void**)&out->data));
+    RETURN_IF_ERROR(ort.type_and_shape(value, &info));
+    Status status = ort.rank(info, &out->rank);
+    if (!status && out->rank > 4) status = ort.error(ort::kInvalidArgument, "a tensor of more than 4 dimensions");
+    if (!status) status = ort.dims(info, out->dims, out->rank);
+    ort.release_type_and_shape(info);
+    return status;
+}
+
+Status read_input(const Calls& ort, const ort::Context* context, size_t i, Tensor* out) {
+    const ort::Value* value = nullptr;
+    RETURN_IF_ERROR(ort.input(context, i, &value));
+    return read(ort, value, out);
+}
+
+template <class Work>
+Status parallel(const Calls& ort, const ort::Context* context, int64_t total, const Work& work) {
+    if (total == 1) {
+        work(0);
+        return nullptr;
+    }
+    return ort.parallel(context, [](void* user, size_t i) { (*(const Work*)user)((int64_t)i); }, (size_t)total, (void*)&work);
+}
+
+struct QuantizedLinear {
+    static constexpr const char* kName = "QuantizedLinear";
+    static constexpr size_t kInputs = 2, kOutputs = 1;
+
+    Calls ort;
+    int64_t columns = 0, gated = 0, last = 0;
+    std::vector<int64_t> rows, bits, block_size, has_zeros;
+
+    Status list(const void* info, const char* name, std::vector<int64_t>& out) {
+        size_t n = 0;
+        RETURN_IF_ERROR(ort.attributes(info, name, nullptr, &n));
+        out.resize(n);
+        return ort.attributes(info, name, out.data(), &n);
+    }
+
+    Status init(const void* info) {
+        RETURN_IF_ERROR(ort.attribute(info, "columns", &columns));
+        RETURN_IF_ERROR(ort.attribute(info, "gated", &gated));
+        RETURN_IF_ERROR(ort.attribute(info, "last", &last));
+        RETURN_IF_ERROR(list(info, "rows", rows));
+        RETURN_IF_ERROR(list(info, "bits", bits));
+        RETURN_IF_ERROR(list(info, "block_size", block_size));
+        RETURN_IF_ERROR(list(info, "has_zeros", has_zeros));
+        for (size_t i = 0; i < rows.size(); ++i) {
+            const bool known = (bits[i] == 4 || bits[i] == 8) && block_size[i] >= 16 && block_size[i] <= 256;
+            if (!known || (block_size[i] & (block_size[i] - 1)))
+                return ort.error(ort::kInvalidArgument, "QuantizedLinear: bits are 4 or 8, block sizes powers of 2 from 16 to 256");
+        }
+        return nullptr;
+    }
+
+    // Matrices of equal bits and block size read the same quantized activations.
+    struct Quantized {
+        int64_t bits, block_size;
+        Activations activations;
+    };
+
+    Status compute(ort::Context* context) const {
+        const Kernels& kernels = *g_kernels;
+        Tensor x;
+        RETURN_IF_ERROR(read_input(ort, context, 0, &x));
+        const int64_t width = columns * (gated ? 2 : 1), batch = x.dims[0], tokens = x.dims[1];
+        if (x.rank != 3 || x.dims[2] != width) return ort.error(ort::kInvalidArgument, "QuantizedLinear: x has another width");
+        const int64_t kept = last ? std::min<int64_t>(1, tokens) : tokens, total_rows = batch * kept;
+        std::vector<Matrix> matrices;
+        int64_t output_pitch = 0;
+        for (size_t i = 0, at = 1; i < rows.size(); ++i) {
+            Tensor quanta, scales, zeros;
+            RETURN_IF_ERROR(read_input(ort, context, at++, &quanta));
+            RETURN_IF_ERROR(read_input(ort, context, at++, &scales));
+            if (has_zeros[i]) RETURN_IF_ERROR(read_input(ort, context, at++, &zeros));
+            matrices.push_back({(const uint8_t*)quanta.data, (const float*)scales.data, (const uint8_t*)zeros.data, rows[i],
+                                columns, block_size[i], bits[i]});
+            output_pitch += rows[i];
+        }
+        const int64_t dims[3] = {batch, kept, output_pitch};
+        ort::Value* value = nullptr;
+        Tensor y;
+        RETURN_IF_ERROR(ort.output(context, 0, dims, 3, &value));
+        RETURN_IF_ERROR(ort.data(value, (void**)&y.data));
+        if (total_rows == 0) return nullptr;
+
+        std::vector<Quantized> kinds;
+        size_t bytes = 0;
+        for (const Matrix& m : matrices) {
+            const auto same = [&](const Quantized& q) { return q.bits == m.bits && q.block_size == m.block_size; };
+            if (std::any_of(kinds.begin(), kinds.end(), same)) continue;
+            const int64_t padded = (m.blocks() * m.block_size + 63) / 64 * 64;
+            kinds.push_back({m.bits, m.block_size, {nullptr, nullptr, nullptr, total_rows, padded, m.blocks()}});
+            bytes += total_rows * (padded + 8 * m.blocks()) + 192;
+        }
+        char* memory = t_activations.at_least(bytes);
+        if (!memory) return ort.error(ort::kFail, "QuantizedLinear: Failed to allocate memory");
+        const auto take = [&](size_t n) {
+            char* taken = memory;
+            memory += (n + 63) / 64 * 64;
+            return taken;
+        };
+        for (Quantized& kind : kinds) {
+            Activations& a = kind.activations;
+            int8_t* quanta = (int8_t*)take(total_rows * a.padded);
+            float* scales = (float*)take(total_rows * a.blocks * 4);
+            float* sums = (float*)take(total_rows * a.blocks * 4);
+            a.quanta = quanta, a.scales = scales, a.sums = sums;
+            RETURN_IF_ERROR(parallel(ort, context, total_rows, [&](int64_t r) {
+                const int64_t token = last ? (r + 1) * tokens - 1 : r;
+                kernels.quantize_row((const float*)x.data + token * width, columns, kind.block_size, kind.bits == 4, gated,
+                                     quanta + r * a.padded, scales + r * a.blocks, sums + r * a.blocks);
+            }));
+        }
+
+        // Chunks of rows: enough of them for many threads to share evenly, none so small that its start counts.
+        const int64_t chunk = std::min<int64_t>(std::max<int64_t>(output_pitch / 96 / 32 * 32, 32), 256);
+        struct Piece {
+            const Matrix* matrix;
+            const Activations* activations;
+            int64_t column, begin, end;
+        };
+        std::vector<Piece> pieces;
+        int64_t column = 0, scratch = 0;
+        for (const Matrix& m : matrices) {
+            const auto fits = [&](const Quantized& q) { return q.bits == m.bits && q.block_size == m.block_size; };
+            const Activations* a = &std::find_if(kinds.begin(), kinds.end(), fits)->activations;
+            for (int64_t n = 0; n < m.rows; n += chunk) pieces.push_back({&m, a, column, n, std::min(m.rows, n + chunk)});
+            column += m.rows;
+            scratch = std::max(scratch, kernels.scratch_bytes(m));
+        }
+        bool failed = false;
+        RETURN_IF_ERROR(parallel(ort, context, (int64_t)pieces.size(), [&](int64_t i) {
+            const Piece& p = pieces[i];
+            char* memory = t_scratch.at_least(scratch);
+            if (!memory) {
+                failed = true;
+                return;
+            }
+            kernels.multiply(*p.matrix, *p.activations, p.begin, p.end, (float*)y.data + p.column, output_pitch, memory);
+        }));
+        return failed ? ort.error(ort::kFail, "QuantizedLinear: Failed to allocate memory") : nullptr;
+    }
+};
+
+template <bool kHalf>
+struct CausalAttention {
+    static constexpr const char* kName = kHalf ? "CausalAttentionFloat16" : "CausalAttention";
+    static constexpr size_t kInputs = 6, kOutputs = 3;
+
+    Calls ort;
+    int64_t heads = 0, groups = 0, size = 0, interleaved = 0;
+
+    Status init(const void* info) {
+        RETURN_IF_ERROR(ort.attribute(info, "num_heads", &heads));
+        RETURN_IF_ERROR(ort.attribute(info, "kv_num_heads", &groups));
+        RETURN_IF_ERROR(ort.attribute(info, "head_dim", &size));
+        RETURN_IF_ERROR(ort.attribute(info, "interleaved", &interleaved));
+        if (size % 16 || size > 1024 || groups < 1 || heads % groups)
+            return ort.error(ort::kInvalidArgument, "CausalAttention: head_dim is no multiple of 16, or heads do not group");
+        return nullptr;
+    }
+
+    Status compute(ort::Context* context) const {
+        const Kernels& kernels = *g_kernels;
+        constexpr int64_t element = kHalf ? 2 : 4;
+        Tensor x, past[2], lengths, cosines, sines;
+        RETURN_IF_ERROR(read_input(ort, context, 0, &x));
+        RETURN_IF_ERROR(read_input(ort, context, 1, &past[0]));
+        RETURN_IF_ERROR(read_input(ort, context, 2, &past[1]));
+        RETURN_IF_ERROR(read_input(ort, context, 3, &lengths));
+        RETURN_IF_ERROR(read_input(ort, context, 4, &cosines));
+        RETURN_IF_ERROR(read_input(ort, context, 5, &sines));
+        const int64_t batch = x.dims[0], tokens = x.dims[1], width = (heads + 2 * groups) * size, capacity = past[0].dims[2];
+        const auto* before = (const int64_t*)lengths.data;
+        if (x.rank != 3 || x.dims[2] != width || lengths.dims[0] != batch)
+            return ort.error(ort::kInvalidArgument, "CausalAttention: qkv or past_lengths have another shape");
+        for (const Tensor& t : past)
+            if (t.rank != 4 || t.dims[0] != batch || t.dims[1] != groups || t.dims[2] != capacity || t.dims[3] != size)
+                return ort.error(ort::kInvalidArgument, "CausalAttention: past is not [batch, kv_num_heads, capacity, head_dim]");
+        for (int64_t b = 0; b < batch; ++b)
+            if (before[b] < 0 || before[b] + tokens > std::min(capacity, cosines.dims[0]))
+                return ort.error(ort::kInvalidArgument, "CausalAttention: more tokens than past has room for");
+
+        Tensor y, present[2];
+        const int64_t dims[3] = {batch, tokens, heads * size};
+        ort::Value* value = nullptr;
+        RETURN_IF_ERROR(ort.output(context, 0, dims, 3, &value));
+        RETURN_IF_ERROR(ort.data(value, (void**)&y.data));
+        for (int i = 0; i < 2; ++i) {
+            RETURN_IF_ERROR(ort.output(context, i + 1, past[i].dims, 4, &value));
+            RETURN_IF_ERROR(ort.data(value, (void**)&present[i].data));
+            if (present[i].data != past[i].data)
+                std::memcpy(present[i].data, past[i].data, batch * groups * capacity * size * element);
+        }
+        const int64_t query_pitch = heads * size;
+        float* queries = (float*)t_query.at_least(std::max<int64_t>(1, batch * tokens * query_pitch * 4));
+        if (!queries) return ort.error(ort::kFail, "CausalAttention: Failed to allocate memory");
+
+        // A position's row of a table, which has the cache's type.
+        const auto angles = [&](const Tensor& table, int64_t position, float* copy) -> const float* {
+            if (!kHalf) return (const float*)table.data + position * size / 2;
+            const auto* row = (const uint16_t*)table.data + position * size / 2;
+            std::transform(row, row + size / 2, copy, from_half);
+            return copy;
+        };
+        // Of a few tokens all is done head by head; of many, turning comes first, then heads and tokens in pieces.
+        const int64_t piece = 32, pieces = (tokens + piece - 1) / piece, ratio = heads / groups;
+        const auto turn = [&](int64_t b, int64_t group, int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t) {
+                const float* row = (const float*)x.data + (b * tokens + t) * width;
+                const int64_t position = before[b] + t;
+                float copies[2][512];
+                const float *c = angles(cosines, position, copies[0]), *s = angles(sines, position, copies[1]);
+                for (int64_t h = group * ratio; h < (group + 1) * ratio; ++h)
+                    kernels.rotate(row + h * size, c, s, size, interleaved, queries + (b * tokens + t) * query_pitch + h * size);
+                float key[1024];
+                kernels.rotate(row + (heads + group) * size, c, s, size, interleaved, key);
+                const int64_t slot = ((b * groups + group) * capacity + position) * size;
+                kernels.keep(key, size, kHalf, present[0].data + slot * element);
+                kernels.keep(row + (heads + groups + group) * size, size, kHalf, present[1].data + slot * element);
+            }
+        };
+        const auto attend = [&](int64_t b, int64_t head, int64_t begin, int64_t end) {
+            const int64_t start = b * groups * capacity * size * element;
+            const Attention a{queries + b * tokens * query_pitch,
+                              (float*)y.data + b * tokens * query_pitch,
+                              present[0].data + start,
+                              present[1].data + start,
+                              kHalf,
+                              tokens,
+                              before[b],
+                              query_pitch,
+                              query_pitch,
+                              capacity,
+                              size,
+                              1.0f / std::sqrt((float)size)};
+            kernels.attend(a, head, head / ratio, begin, end);
+        };
+        if (pieces <= 1)
+            return parallel(ort, context, batch * groups, [&](int64_t i) {
+                const int64_t b = i / groups, group = i % groups;
+                turn(b, group, 0, tokens);
+                for (int64_t h = group * ratio; h < (group + 1) * ratio; ++h) attend(b, h, 0, tokens);
+            });
+        RETURN_IF_ERROR(parallel(ort, context, batch * groups * pieces, [&](int64_t i) {
+            const int64_t p = i % pieces, group = i / pieces % groups, b = i / pieces / groups;
+            turn(b, group, p * piece, std::min(tokens, (p + 1) * piece));
+        }));
+        return parallel(ort, context, batch * heads * pieces, [&](int64_t i) {
+            const int64_t p = i % pieces, head = i / pieces % heads, b = i / pieces / heads;
+            attend(b, head, p * piece, std::min(tokens, (p + 1) * piece));
+        });
+    }
+};
+
+// ONNX Runtime's table for one operator.
+template <class Operator>
+struct Registration : ort::CustomOp {
+    static constexpr bool kVariadic = std::string_view(Operator::kName) == "QuantizedLinear";
+
+    Registration() : ort::CustomOp{} {
+        version = ort::kApiVersion;
+        name = [](const ort::CustomOp*) { return Operator::kName; };
+        provider = [](const ort::CustomOp*) -> const char* { return nullptr; };
+        input_count = [](const ort::CustomOp*) { return Operator::kInputs; };
+        output_count = [](const ort::CustomOp*) { return Operator::kOutputs; };
+        input_type = [](const ort::CustomOp*, size_t i) -> int {
+            if (kVariadic) return i == 0 ? ort::kFloat : ort::kUndefined;
+            if (i == 3) return ort::kInt64;
+            return i > 0 && std::string_view(Operator::kName) == "CausalAttentionFloat16" ? ort::kFloat16 : ort::kFloat;
+        };
+        output_type = [](const ort::CustomOp*, size_t i) -> int {
+            return i > 0 && std::string_view(Operator::kName) == "CausalAttentionFloat16" ? ort::kFloat16 : ort::kFloat;
+        };
+        input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
+            return kVariadic && i == 1 ? ort::kVariadic : ort::kRequired;
+        };
+        output_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
+        input_memory = [](const ort::CustomOp*, size_t) { return 0; };
+        variadic_input_minimum = [](const ort::CustomOp*) { return 1; };
+        variadic_input_homogeneous = [](const ort::CustomOp*) { return 0; };
+        variadic_output_minimum = [](const ort::CustomOp*) { return 1; };
+        variadic_output_homogeneous = [](const ort::CustomOp*) { return 1; };
+        start_version = [](const ort::CustomOp*) { return 1; };
+        end_version = [](const ort::CustomOp*) { return 1 << 30; };
+        create_kernel_2 = [](const ort::CustomOp*, const ort::Api* api, const void* info, void** kernel) -> Status {
+            auto made = std::make_unique<Operator>();
+            made->ort = Calls{api};
+            RETURN_IF_ERROR(made->init(info));
+            *kernel = made.release();
+            return nullptr;
+        };
+        compute_2 = [](void* kernel, ort::Context* context) { return ((const Operator*)kernel)->compute(context); };
+        destroy = [](void* kernel) { delete (Operator*)kernel; };
+    }
+};
+
+}  // namespace
+}  // namespace helium
+
+#define HELIUM_EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+// What ONNX Runtime looks for in a library of custom operators.
+HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* base) {
+    using namespace helium;
+    static const Registration<QuantizedLinear> linear;
+    static const Registration<CausalAttention<false>> attention;
+    static const Registration<CausalAttention<true>> attention_half;
+    const Calls ort{base->get_api(ort::kApiVersion)};
+    static void* domain = nullptr;  // one for all sessions: it must outlive them
+    if (!domain) {
+        RETURN_IF_ERROR(ort.create_domain("helium_onnx.kernels", &domain));
+        for (const ort::CustomOp* op : {(const ort::CustomOp*)&linear, (const ort::CustomOp*)&attention, (const ort::CustomOp*)&attention_half})
+            RETURN_IF_ERROR(ort.add_operator(domain, op));
+    }
+    return ort.add_domain(options, domain);
+}
+
+HELIUM_EXPORT const char* helium_kernels_name() { return helium::g_kernels->name; }
+
+// For tests: run with another instruction set's functions. 0 where this processor or build has none of that name.
+HELIUM_EXPORT int helium_use_kernels(const char* name) {
+    for (auto table : {helium::avx512_kernels, helium::avx2_kernels, helium::generic_kernels})
+        if (const helium::Kernels* found = table(); found && std::string_view(found->name) == name) {
+            helium::g_kernels = found;
+            return 1;
+        }
+    return 0;
+}
+
+}  // extern "C"

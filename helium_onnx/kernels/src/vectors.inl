@@ -1,0 +1,380 @@
+// What the vector files share: included at the end of each, over its types and inline functions.
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+namespace helium {
+namespace {
+
+// exp(x) by 2^n times a polynomial (Cephes' coefficients), for x up to 88; 0 is approached, not reached.
+inline Wide exponential(Wide x) {
+    x = wide_max(wide_min(x, wide(88.0f)), wide(-87.0f));
+    const Wide n = wide_nearest(wide_mul(x, wide(1.44269504088896341f)));
+    x = wide_fma(n, wide(-0.693359375f), x);
+    x = wide_fma(n, wide(2.12194440e-4f), x);
+    Wide y = wide(1.9875691500e-4f);
+    y = wide_fma(y, x, wide(1.3981999507e-3f));
+    y = wide_fma(y, x, wide(8.3334519073e-3f));
+    y = wide_fma(y, x, wide(4.1665795894e-2f));
+    y = wide_fma(y, x, wide(1.6666665459e-1f));
+    y = wide_fma(y, x, wide(5.0000001201e-1f));
+    y = wide_fma(y, wide_mul(x, x), x);
+    return wide_power(wide_add(y, wide(1.0f)), n);
+}
+
+inline Wide gate(Wide x, Wide y) {  // silu(x) * y
+    const Wide bottom = wide_add(wide(1.0f), exponential(wide_mul(x, wide(-1.0f))));
+    return wide_mul(wide_div(x, bottom), y);
+}
+
+thread_local std::vector<float> t_row;      // a row of activations, padded
+thread_local std::vector<float> t_scores;   // of one query with all keys
+
+float* buffer(std::vector<float>& owner, int64_t size) {
+    if ((int64_t)owner.size() < size) owner.resize(size);
+    return owner.data();
+}
+
+void quantize_row(const float* row, int64_t columns, int64_t block_size, bool paired, bool gated, int8_t* quanta,
+                  float* scales, float* sums) {
+    const int64_t blocks = (columns + block_size - 1) / block_size, padded = (blocks * block_size + 63) / 64 * 64;
+    const float* x = row;
+    if (gated || columns < padded) {
+        float* copy = buffer(t_row, padded);
+        std::fill(copy + columns / 16 * 16, copy + padded, 0.0f);
+        int64_t i = 0;
+        if (gated) {
+            for (; i + 16 <= columns; i += 16) wide_store(copy + i, gate(wide_load(row + i), wide_load(row + columns + i)));
+            if (i < columns) {
+                float g[16] = {}, u[16] = {}, y[16];
+                std::copy(row + i, row + columns, g);
+                std::copy(row + columns + i, row + 2 * columns, u);
+                wide_store(y, gate(wide_load(g), wide_load(u)));
+                std::copy(y, y + columns - i, copy + i);
+            }
+        } else {
+            std::copy(row, row + columns, copy);
+        }
+        x = copy;
+    }
+    std::memset(quanta + blocks * block_size, 0, padded - blocks * block_size);
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t begin = b * block_size, end = begin + block_size;  // block sizes are multiples of 16
+        Wide most = wide_zero();
+        for (int64_t i = begin; i < end; i += 16) most = wide_max(most, wide_abs(wide_load(x + i)));
+        const float peak = wide_maximum(most);
+        const Wide inverse = wide(peak > 0 ? 127.0f / peak : 0.0f);
+        int32_t sum = 0;
+        for (int64_t i = begin; i < end; i += 16) sum += wide_quantize(wide_mul(wide_load(x + i), inverse), quanta + i);
+        scales[b] = peak / 127.0f;
+        sums[b] = (float)sum;
+    }
+    if (!paired) return;
+    for (int64_t i = 0; i < padded; i += 64) separate(quanta + i);
+}
+
+// A tile: kLanes rows of a matrix, whole 64 columns of each readable; the last ones of a matrix are copied for that.
+struct Tile {
+    const uint8_t* quanta;
+    const float* scales;
+    const uint8_t* zeros;
+};
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t padded_columns(const Matrix& m) { return (m.blocks() * m.block_size + 63) / 64 * 64; }
+
+int64_t scratch_bytes(const Matrix& m) {
+    const int64_t copies = aligned(kLanes * m.pitch() + 64) + aligned(kLanes * m.blocks() * 4) + aligned(kLanes * m.zero_pitch());
+    const int64_t factors = 2 * aligned(kLanes * m.blocks() * 4);
+    return copies + factors + aligned(kLanes * padded_columns(m));
+}
+
+Tile tile_at(const Matrix& m, int64_t n, char*& scratch) {
+    const int64_t there = std::min(kLanes, m.rows - n), pitch = m.pitch(), blocks = m.blocks();
+    Tile tile{m.quanta + n * pitch, m.scales + n * blocks, m.zeros ? m.zeros + n * m.zero_pitch() : nullptr};
+    char* copy = scratch;
+    scratch += aligned(kLanes * pitch + 64) + aligned(kLanes * blocks * 4) + aligned(kLanes * m.zero_pitch());
+    const bool whole = m.blocks() * m.block_size % 64 == 0;
+    if (there == kLanes && (whole || n + kLanes < m.rows)) return tile;
+    std::memset(copy, 0, scratch - copy);
+    std::memcpy(copy, tile.quanta, there * pitch);
+    tile.quanta = (const uint8_t*)copy;
+    copy += aligned(kLanes * pitch + 64);
+    std::memcpy(copy, tile.scales, there * blocks * 4);
+    tile.scales = (const float*)copy;
+    copy += aligned(kLanes * blocks * 4);
+    if (tile.zeros) {
+        std::memcpy(copy, tile.zeros, there * m.zero_pitch());
+        tile.zeros = (const uint8_t*)copy;
+    }
+    return tile;
+}
+
+// Fetches into the cache what the next tile will read, bit by bit while this one is computed: the hardware's own
+// prefetchers do not keep up with sixteen rows at a time (measured from memory: 18 GB/s a core instead of 35).
+struct Ahead {
+    const char* quanta;  // null: nothing to fetch
+    const char* scales;
+    int64_t scales_left;
+
+    Ahead(const Matrix& m, int64_t n, int64_t end)
+        : quanta(n + 2 * kLanes <= end ? (const char*)m.quanta + (n + kLanes) * m.pitch() : nullptr),
+          scales((const char*)(m.scales + (n + kLanes) * m.blocks())), scales_left(m.blocks() * kLanes * 4) {}
+
+    void step(int64_t bytes) {  // of the current tile's quanta
+        if (!quanta) return;
+        for (int64_t i = 0; i < bytes; i += 64) fetch(quanta + i);
+        quanta += bytes;
+        for (int64_t i = 0; i < 2 && scales_left > 0; ++i, scales += 64, scales_left -= 64) fetch(scales);
+    }
+};
+
+// One row of activations with one tile, straight from the packed quanta.
+template <int kBits, int kBlocks>
+void tile_with_one(const Matrix& m, const Tile& tile, const Activations& x, Ahead ahead, Floats& sum, float* scales,
+                   float* zeros) {
+    const int64_t pitch = m.pitch(), blocks = m.blocks(), steps = std::max<int64_t>(1, m.block_size / 64);
+    const Floats middle = broadcast(float(1 << (kBits - 1)) - kZeroOffset<kBits>);
+    const uint8_t* quanta = tile.quanta;
+    const int8_t* q = x.quanta;
+    for (int64_t first = 0; first < blocks; first += kLanes) {
+        const int64_t n = std::min(kLanes, blocks - first);
+        transpose_scales(tile.scales + first, blocks, n, scales);
+        if (tile.zeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), n, kBits, zeros);
+        for (int64_t b = 0; b < n; b += kBlocks) {
+            Ints dots[kBlocks];
+            ahead.step(kLanes * 64 * kBits / 8);
+            dot64<kBits, kBlocks>(quanta, pitch, q, dots);
+            quanta += 64 * kBits / 8, q += 64;
+            for (int64_t s = 1; s < steps; ++s) {
+                Ints more[kBlocks];
+                ahead.step(kLanes * 64 * kBits / 8);
+                dot64<kBits, kBlocks>(quanta, pitch, q, more);
+                dots[0] = add_ints(dots[0], more[0]);
+                quanta += 64 * kBits / 8, q += 64;
+            }
+            for (int j = 0; j < kBlocks && b + j < n; ++j) {
+                const int64_t block = first + b + j;
+                const Floats zero = tile.zeros ? offset_zero<kBits>(load(zeros + kLanes * (b + j))) : middle;
+                const Floats dot = negative_fma(zero, broadcast(x.sums[block]), to_floats(dots[j]));
+                sum = fma(dot, mul(load(scales + kLanes * (b + j)), broadcast(x.scales[block])), sum);
+            }
+        }
+    }
+}
+
+// kRows rows of activations with one tile, which is `unpacked` whole or, with kFresh, 64 columns at a time on the way.
+// The words of a block: `half` from `first`, and as many from `second`.
+template <int kBits, int kRows, bool kFresh>
+void tile_with_some(const Matrix& m, const Tile& tile, Ahead& ahead, uint8_t* unpacked, const float* scales, const float* zeros, const Activations& x,
+                    int64_t row, Floats* sums) {
+    const int64_t blocks = m.blocks(), size = m.block_size, half = std::min<int64_t>(size / 8, 8);
+    const int64_t steps = std::max<int64_t>(1, size / 64);
+    const Floats middle = broadcast(float(1 << (kBits - 1)) - kZeroOffset<kBits>);
+    for (int r = 0; r < kRows; ++r) sums[r] = zero_floats();
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t step = b * size / 64, in_step = b * size % 64;
+        const int64_t first = kBits == 4 ? in_step / 8 : in_step / 4;
+        const int64_t second = kBits == 4 ? 8 + first : first + half;
+        Dots<kBits> dots[kRows], others[kRows];  // two chains a row: one alone would wait for its own last result
+        for (int64_t s = step; s < step + steps; ++s) {
+            if (kFresh && in_step == 0) {
+                ahead.step(kLanes * 64 * kBits / 8);
+                unpack64<kBits>(tile.quanta + s * 64 * kBits / 8, m.pitch(), unpacked);
+            }
+            const uint8_t* words = unpacked + (kFresh ? 0 : s * 64 * kLanes);
+            const int8_t* q = x.quanta + row * x.padded + s * 64;
+            for (int64_t w = 0; w < half; ++w) {
+                const auto weights = load_word(words + (first + w) * 4 * kLanes);
+#pragma GCC unroll 8
+                for (int r = 0; r < kRows; ++r) dots[r].word(weights, q + r * x.padded + 4 * (first + w));
+                const auto more = load_word(words + (second + w) * 4 * kLanes);
+#pragma GCC unroll 8
+                for (int r = 0; r < kRows; ++r) others[r].word(more, q + r * x.padded + 4 * (second + w));
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) dots[r].widen(), others[r].widen();
+        }
+        const Floats zero = zeros ? offset_zero<kBits>(load(zeros + kLanes * b)) : middle, scale = load(scales + kLanes * b);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+            const int64_t at = (row + r) * x.blocks + b;
+            const Floats dot = negative_fma(zero, broadcast(x.sums[at]), to_floats(add_ints(dots[r].sum, others[r].sum)));
+            sums[r] = fma(dot, mul(scale, broadcast(x.scales[at])), sums[r]);
+        }
+    }
+}
+
+// Calls `work` with `rows`, from 1 to kMost, as a constant.
+template <int kMost, class Work>
+void with_rows(int64_t rows, const Work& work) {
+    if constexpr (kMost > 1)
+        if (rows < kMost) return with_rows<kMost - 1>(rows, work);
+    work(std::integral_constant<int, kMost>());
+}
+
+template <int kBits>
+void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t end, float* output, int64_t output_pitch,
+                   void* scratch) {
+    const bool straight = x.rows == 1 && (m.block_size >= 32 || kBits == 8);
+    for (int64_t n = begin; n < end; n += kLanes) {
+        char* free = (char*)scratch;
+        const Tile tile = tile_at(m, n, free);
+        const int64_t blocks = m.blocks(), there = std::min(kLanes, m.rows - n);
+        float* scales = (float*)free;
+        free += aligned(kLanes * blocks * 4);
+        float* zeros = (float*)free;
+        free += aligned(kLanes * blocks * 4);
+        if (straight) {
+            Floats sum = zero_floats();
+            if (m.block_size >= 64)
+                tile_with_one<kBits, 1>(m, tile, x, Ahead(m, n, end), sum, scales, zeros);
+            else if (m.block_size == 32)
+                tile_with_one<kBits, 2>(m, tile, x, Ahead(m, n, end), sum, scales, zeros);
+            else
+                tile_with_one<8, 4>(m, tile, x, Ahead(m, n, end), sum, scales, zeros);
+            store_some(output + n, sum, there);
+            continue;
+        }
+        uint8_t* unpacked = (uint8_t*)free;
+        Ahead ahead(m, n, end);
+        const bool fresh = x.rows <= kActivations;  // no second use of what is unpacked
+        for (int64_t s = 0; !fresh && s < x.padded / 64; ++s) {
+            ahead.step(kLanes * 64 * kBits / 8);
+            unpack64<kBits>(tile.quanta + s * 64 * kBits / 8, m.pitch(), unpacked + s * 64 * kLanes);
+        }
+        for (int64_t first = 0; first < blocks; first += kLanes) {
+            const int64_t count = std::min(kLanes, blocks - first);
+            transpose_scales(tile.scales + first, blocks, count, scales + first * kLanes);
+            if (tile.zeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), count, kBits, zeros + first * kLanes);
+        }
+        const float* z = tile.zeros ? zeros : nullptr;
+        for (int64_t row = 0; row < x.rows; row += kActivations) {
+            const int64_t rows = std::min<int64_t>(kActivations, x.rows - row);
+            Floats sums[kActivations];
+            with_rows<kActivations>(rows, [&](auto count) {
+                if (fresh)
+                    tile_with_some<kBits, count(), true>(m, tile, ahead, unpacked, scales, z, x, row, sums);
+                else
+                    tile_with_some<kBits, count(), false>(m, tile, ahead, unpacked, scales, z, x, row, sums);
+            });
+            for (int64_t r = 0; r < rows; ++r) store_some(output + (row + r) * output_pitch + n, sums[r], there);
+        }
+    }
+}
+
+void multiply(const Matrix& m, const Activations& x, int64_t begin, int64_t end, float* output, int64_t output_pitch,
+              void* scratch) {
+    (m.bits == 4 ? multiply_bits<4> : multiply_bits<8>)(m, x, begin, end, output, output_pitch, scratch);
+}
+
+void rotate(const float* x, const float* cosines, const float* sines, int64_t size, bool interleaved, float* out) {
+    const int64_t half = size / 2;
+    for (int64_t i = 0; i < half; ++i) {
+        const int64_t a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : half + i;
+        const float u = x[a], v = x[b];
+        out[a] = u * cosines[i] - v * sines[i];
+        out[b] = v * cosines[i] + u * sines[i];
+    }
+}
+
+void keep(const float* x, int64_t size, bool half, void* out) {
+    if (!half) {
+        std::memcpy(out, x, size * 4);
+        return;
+    }
+    for (int64_t i = 0; i < size; i += 16) wide_store((uint16_t*)out + i, wide_load(x + i));
+}
+
+// The new values of one head for one token: softmax over `n` scores, then the weighted sum of values, key by key.
+template <class T>
+void attend_one(const Attention& a, int64_t head, int64_t group, int64_t token) {
+    const int64_t n = a.past + token + 1, size = a.head_size;
+    const T* keys = (const T*)a.keys + group * a.capacity * size;
+    const T* values = (const T*)a.values + group * a.capacity * size;
+    const float* q = a.query + token * a.query_pitch + head * size;
+    float* scores = buffer(t_scores, (n + 15) / 16 * 16);
+    Wide most = wide(-FLT_MAX);
+    for (int64_t j = 0; j < n; j += 16) {
+        Wide sums[16];
+        for (int64_t i = 0; i < 16; ++i) {
+            const T* key = keys + std::min(j + i, n - 1) * size;
+            Wide sum = wide_zero();
+            for (int64_t d = 0; d < size; d += 16) sum = wide_fma(wide_load(q + d), wide_load(key + d), sum);
+            sums[i] = sum;
+        }
+        const Wide score = wide_mul(wide_sums(sums), wide(a.scale));
+        most = wide_max(most, score);  // those beyond n repeat the last
+        wide_store(scores + j, score);
+    }
+    const Wide peak = wide(-wide_maximum(most));
+    Wide total = wide_zero();
+    for (int64_t j = 0; j < n; j += 16) {
+        wide_store(scores + j, exponential(wide_add(wide_load(scores + j), peak)));
+        for (int64_t i = n; i < j + 16; ++i) scores[i] = 0;
+        total = wide_add(total, wide_load(scores + j));
+    }
+    float lanes[16], sum = 0;
+    wide_store(lanes, total);
+    for (float lane : lanes) sum += lane;
+    const Wide inverse = wide(1.0f / sum);
+    float* out = a.output + token * a.output_pitch + head * size;
+    for (int64_t d = 0; d < size; d += 16 * kWides) {
+        const int64_t count = std::min<int64_t>(kWides, (size - d) / 16);
+        Wide mixed[kWides];
+        for (int c = 0; c < kWides; ++c) mixed[c] = wide_zero();
+        if (count == kWides) {
+            for (int64_t j = 0; j < n; ++j) {
+                const Wide p = wide(scores[j]);
+#pragma GCC unroll 8
+                for (int c = 0; c < kWides; ++c) mixed[c] = wide_fma(p, wide_load(values + j * size + d + 16 * c), mixed[c]);
+            }
+        } else {
+            for (int64_t j = 0; j < n; ++j)
+                for (int64_t c = 0; c < count; ++c)
+                    mixed[c] = wide_fma(wide(scores[j]), wide_load(values + j * size + d + 16 * c), mixed[c]);
+        }
+        for (int64_t c = 0; c < count; ++c) wide_store(out + d + 16 * c, wide_mul(mixed[c], inverse));
+    }
+}
+
+void attend(const Attention& a, int64_t head, int64_t group, int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token)
+        (a.half ? attend_one<uint16_t> : attend_one<float>)(a, head, group, token);
+}
+
+double int8_operations(int64_t rounds) {
+    Ints sums[12] = {};
+    Ints w = set_bytes(1);
+    for (int64_t i = 0; i < rounds; ++i) {
+        keep_alive(w);  // or the compiler would compute one round
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sums[j] = int8_products(sums[j], w);
+    }
+    for (int j = 0; j < 12; ++j) keep_alive(sums[j]);
+    return double(rounds) * 12 * kInt8Operations;
+}
+
+double float_operations(int64_t rounds) {
+    Floats sums[12], w = broadcast(1.0f);
+    for (int j = 0; j < 12; ++j) sums[j] = zero_floats();
+    for (int64_t i = 0; i < rounds; ++i) {
+        keep_alive(w);
+#pragma GCC unroll 12
+        for (int j = 0; j < 12; ++j) sums[j] = fma(w, w, sums[j]);
+    }
+    for (int j = 0; j < 12; ++j) keep_alive(sums[j]);
+    return double(rounds) * 12 * kLanes * 2;
+}
+
+const Kernels kTable{HELIUM_NAME, kLanes,     quantize_row, multiply,        scratch_bytes,    rotate,
+                     keep,        attend,     int8_operations, float_operations, xor_words};
+
+}  // namespace
+
+const Kernels* HELIUM_TABLE() { return HELIUM_SUPPORTED ? &kTable : nullptr; }
+
+}  // namespace helium

@@ -1,0 +1,122 @@
+"""Start ONNX Runtime on one graph of a bundle, and turn what goes wrong into this package's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from helium_onnx import contract
+from helium_onnx.bundle import Bundle
+from helium_onnx.contract import TensorSpec
+from helium_onnx.errors import BundleError, IntegrityError, ProviderError, ResourceError, UsageError
+from helium_onnx.manifest import GraphRecord
+from helium_onnx.runtimes.providers import ExecutionProvider, default_threads
+
+_DTYPES = {
+    f"tensor({'float' if name == 'float32' else name})": name
+    for name in ("float32", "float16", "int8", "int32", "int64")
+}
+#: ONNX Runtime's words for an allocation that failed; it has no exception of its own for that.
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory")
+
+
+def load_graph(
+    path: Path, options: ort.SessionOptions, row: ExecutionProvider, bundle: Bundle, record: GraphRecord
+) -> ort.InferenceSession:
+    """A session on the provider of ``row``, whose inputs and outputs are those of ``record``.
+
+    Raises:
+        BundleError: ONNX Runtime does not take the graph.
+        ResourceError: there is too little memory.
+        ProviderError: the provider did not start; nothing is run on another in its place.
+        IntegrityError: the graph is not what the manifest says.
+    """
+    try:
+        session = ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
+    except Exception as error:
+        raise _load_error(error, path, bundle) from error
+    if session.get_providers()[0] != row.onnxruntime_name:
+        raise ProviderError(
+            f"ONNX Runtime did not start {row.onnxruntime_name}",
+            found=", ".join(session.get_providers()),
+            remedy="see ONNX Runtime's message above; nothing is run on another provider in its place",
+        )
+    check_contract(session, record, path)
+    return session
+
+
+def session_options(row: ExecutionProvider, threads: int) -> ort.SessionOptions:
+    """Options that every session of ours has."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors come as exceptions; warnings about placement are not for users
+    for key, value in row.config.items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def check_contract(session: ort.InferenceSession, record: GraphRecord, path: Path) -> None:
+    """Raise IntegrityError unless the graph takes and gives what the manifest says: names, dtypes, dimensions."""
+    for what, args, specs in (
+        ("inputs", session.get_inputs(), record.inputs),
+        ("outputs", session.get_outputs(), record.outputs),
+    ):
+        found = [contract.TensorSpec(a.name, _DTYPES.get(a.type, a.type), tuple(a.shape)) for a in args]
+        if tuple(found) == specs:
+            continue
+        for have, want in zip([*map(str, found), "nothing"], [*map(str, specs), "nothing"], strict=False):
+            if have != want:
+                raise IntegrityError(
+                    f"the {what} of {path.name} are not those of the manifest",
+                    found=have, expected=want, remedy="copy or download the bundle again, or export it anew",
+                )  # fmt: skip
+
+
+def _load_error(error: Exception, path: Path, bundle: Bundle) -> BundleError | ResourceError:
+    text = str(error)
+    if isinstance(error, MemoryError) or any(word in text.lower() for word in _OUT_OF_MEMORY):
+        return ResourceError(
+            f"too little memory to load {path.name}",
+            found=text.splitlines()[0][:200] if text else "out of memory",
+            expected=f"room for {bundle.total_bytes / 1e9:.2f} GB of weights",
+            remedy="close other programs, raise the memory limit (ulimit -v), or use a smaller recipe",
+        )
+    return BundleError(
+        f"ONNX Runtime {ort.__version__} cannot load {path.name}",
+        found=text.splitlines()[0][:300] if text else type(error).__name__,
+        remedy="`helium-onnx verify` tells whether the bundle is whole",
+    )
+
+
+def checked_context_length(asked: int | None, limit: int) -> int:
+    """``asked``, or the model's ``limit``; UsageError where it is out of range."""
+    if asked is None:
+        return limit
+    if not 1 < asked <= limit:
+        raise UsageError("the context length is out of range", found=asked, expected=f"2 to {limit}, the model's limit")
+    return asked
+
+
+def checked_threads(asked: int | None) -> int:
+    """``asked``, or this machine's number; UsageError where it is out of range."""
+    if asked is None:
+        return default_threads()
+    if not 1 <= asked <= 1024:
+        raise UsageError("the number of threads is out of range", found=asked, expected="1 to 1024")
+    return asked
+
+
+def too_little_memory(
+    specs: Iterable[TensorSpec], rows: int, context_length: int, error: BaseException
+) -> ResourceError:
+    """What to raise where the keys and values of ``rows`` rows found no memory."""
+    per_row = sum(int(s.dims[1]) * int(s.dims[3]) * context_length * np.dtype(s.dtype).itemsize for s in specs)
+    return ResourceError(
+        f"no memory for the keys and values of {rows} rows of {context_length} tokens",
+        found=f"{rows * per_row / 1e9:.2f} GB needed ({error})",
+        remedy="ask for a smaller context (--context) or fewer prompts at once",
+    )

@@ -1,0 +1,185 @@
+"""The session over our own kernels: a bundle's native graphs, run by ONNX Runtime with the operators of ``kernels/``.
+
+The kernels read the weights as the file has them, so a load maps the file and is done: nothing is packed, cached on
+disk or copied. A token's logits, keys and values are the same bits however its text is split into calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from helium_onnx import contract, kernels
+from helium_onnx.bundle import Bundle
+from helium_onnx.contract import NativeGraph
+from helium_onnx.errors import GenerationError
+from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
+from helium_onnx.runtimes.checked_files import CheckedFiles, default_cache_dir
+from helium_onnx.runtimes.graph_loading import (
+    checked_context_length,
+    checked_threads,
+    load_graph,
+    session_options,
+    too_little_memory,
+)
+from helium_onnx.runtimes.key_value_cache import InPlaceCache, InPlacePast
+from helium_onnx.runtimes.providers import CPU
+from helium_onnx.runtimes.session import Past, Phase
+
+_GRAPHS: dict[Phase, NativeGraph] = {"prefill": "native_prefill", "decode": "native_decode"}
+#: Below this a file is hashed faster than its stamp is looked up, and a record would only litter the disk.
+_REMEMBERED_FROM_BYTES = 64 << 20
+#: Widths of calls whose bindings a past keeps: one token, and a verified draft.
+_KEPT_WIDTHS = 32
+
+
+def can_run(bundle: Bundle) -> bool:
+    """Whether the bundle has native graphs and this machine the kernels."""
+    return set(contract.NATIVE_GRAPHS) <= set(bundle.manifest.graphs) and kernels.library() is not None
+
+
+@dataclass
+class _Call:
+    """A bound call of one graph at one width: its arrays are filled and read in place."""
+
+    binding: ort.IOBinding
+    input_ids: NDArray[np.int64]
+    past_lengths: NDArray[np.int64]
+    logits: NDArray[np.float32]
+
+
+class NativeSession:
+    """Runs the native graphs of one bundle (a ``Session`` of the seam). Both are ready on return.
+
+    ``context_length`` bounds prompt and generated tokens (default: the model's). ``threads`` defaults to the physical
+    cores that the process may use. ``spin``: threads wait for the next operator by spinning, which is faster and keeps
+    their cores busy between tokens; False for machines on battery.
+    """
+
+    exact_split = 1
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        context_length: int | None = None,
+        threads: int | None = None,
+        spin: bool = True,
+        cache_dir: Path | None = None,
+        progress: ProgressCallback = silent,
+    ) -> None:
+        self.bundle = bundle
+        config = bundle.model_config
+        self.vocab_size = int(config["vocab_size"])
+        self.context_length = checked_context_length(context_length, int(config["max_position_embeddings"]))
+        self.threads = checked_threads(threads)
+        specs = bundle.manifest.graphs["native_decode"].inputs
+        self._past_specs = tuple(spec for spec in specs if spec.name.startswith("past_key_values."))
+        self._cache = InPlaceCache(self._past_specs, self.context_length)
+        self._check_digests(cache_dir, progress)
+        progress(ProgressEvent("load", ", ".join(bundle.graph_path(graph).name for graph in _GRAPHS.values())))
+        self._sessions = {phase: self._load(phase, spin) for phase in _GRAPHS}
+
+    def new_past(self, rows: int) -> Past:
+        """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
+        self._check_open()
+        try:
+            return InPlacePast(self._cache.buffers(rows), np.zeros(rows, np.int64))
+        except MemoryError as error:
+            raise too_little_memory(self._past_specs, rows, self.context_length, error) from error
+
+    def run(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+        """See ``Session.run``. A prefill runs in chunks of the provider's size."""
+        assert isinstance(past, InPlacePast)
+        rows, new = input_ids.shape
+        assert rows == len(past.lengths)
+        if phase == "decode":
+            return self._step(phase, input_ids, past)
+        for start in range(0, new - CPU.prefill_chunk, CPU.prefill_chunk):
+            self._step(phase, input_ids[:, start : start + CPU.prefill_chunk], past)
+        return self._step(phase, input_ids[:, (new - 1) // CPU.prefill_chunk * CPU.prefill_chunk :], past)
+
+    def wait(self) -> None:
+        """Return when both graphs are loaded, which they are."""
+        self._check_open()
+
+    def close(self) -> None:
+        """Free the sessions' memory. The session cannot run afterwards."""
+        self._sessions.clear()
+        self.__dict__.pop("_cache", None)
+
+    def _check_open(self) -> None:
+        if not self._sessions:
+            raise GenerationError("this model has been closed", remedy="load the bundle again")
+
+    def _step(self, phase: Phase, input_ids: NDArray[np.int64], past: InPlacePast) -> NDArray[np.float32]:
+        self._check_open()
+        new = input_ids.shape[1]
+        assert int(past.lengths.max()) + new <= self.context_length, "the past is full"
+        call: _Call | None = past.bindings.get((phase, new))
+        if call is None:
+            call = self._bind(phase, new, past)
+            if new <= _KEPT_WIDTHS:
+                past.bindings[phase, new] = call
+        call.input_ids[:] = input_ids
+        call.past_lengths[:] = past.lengths
+        self._sessions[phase].run_with_iobinding(call.binding)
+        past.lengths += new
+        return call.logits
+
+    def _bind(self, phase: Phase, new: int, past: InPlacePast) -> _Call:
+        """Each past and its present are one buffer; a call of the same width then binds nothing again."""
+        rows = len(past.lengths)
+        positions = 1 if phase == "prefill" else new
+        binding = self._sessions[phase].io_binding()
+        call = _Call(
+            binding,
+            np.empty((rows, new), np.int64),
+            np.empty(rows, np.int64),
+            np.empty((rows, positions, self.vocab_size), np.float32),
+        )
+
+        def bind(how: Any, name: str, array: NDArray[Any]) -> None:
+            how(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+        bind(binding.bind_input, "input_ids", call.input_ids)
+        bind(binding.bind_input, "past_lengths", call.past_lengths)
+        bind(binding.bind_output, "logits", call.logits)
+        for spec, buffer in zip(self._past_specs, past.buffers, strict=True):
+            bind(binding.bind_input, spec.name, buffer)
+            bind(binding.bind_output, spec.name.replace("past_key_values", "present"), buffer)
+        return call
+
+    def _load(self, phase: Phase, spin: bool) -> ort.InferenceSession:
+        options = session_options(CPU, self.threads)
+        options.register_custom_ops_library(str(kernels.LIBRARY))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        if phase == "prefill":
+            # Its threads would go on spinning when it is done, on the cores that decode's threads then need.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        graph = _GRAPHS[phase]
+        return load_graph(self.bundle.graph_path(graph), options, CPU, self.bundle, self.bundle.manifest.graphs[graph])
+
+    def _check_digests(self, cache_dir: Path | None, progress: ProgressCallback) -> None:
+        """A changed bit in the weights would load silently and speak nonsense; large files are hashed only once."""
+        if self.bundle.total_bytes < _REMEMBERED_FROM_BYTES:
+            self.bundle.check_digests()
+            return
+        try:
+            record = (cache_dir or default_cache_dir()) / "checked" / f"{self.bundle.digest[:16]}.json"
+        except RuntimeError:  # a user without a home folder
+            self.bundle.check_digests()
+            return
+        checked = CheckedFiles(self.bundle, record)
+        if checked.known():
+            return
+        progress(ProgressEvent("load", "checking the bundle's digests, once"))
+        self.bundle.check_digests()
+        with contextlib.suppress(OSError):  # no room, or not ours to write: hashed again next time
+            checked.remember()
