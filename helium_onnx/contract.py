@@ -111,7 +111,10 @@ TABLE: tuple[Row, ...] = (
 
 def graph_file(graph: Graph | NativeGraph) -> str:
     """The graph's file inside a bundle."""
-    return str({**GRAPH_FILES, **NATIVE_GRAPH_FILES}[graph])  # type: ignore[dict-item]
+    for native, file in NATIVE_GRAPH_FILES.items():
+        if native == graph:
+            return file
+    return next(file for name, file in GRAPH_FILES.items() if name == graph)
 
 
 def rows(graph: Graph | NativeGraph, direction: Direction) -> Iterator[Row]:
