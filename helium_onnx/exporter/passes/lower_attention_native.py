@@ -11,10 +11,11 @@ from helium_onnx.modeling import DOMAIN
 class LowerAttentionNative(ir.passes.InPlacePass):
     """Pattern: ``helium_onnx::CausalAttention(q, k, v, past_key, past_value, attention_mask, cos, sin)``.
 
-    Replacement: ``helium_onnx.kernels::CausalAttention(qkv, past_key, past_value, past_lengths, cos, sin)`` (over a
-    float16 cache ``CausalAttentionFloat16``). ``qkv`` is the input of the ``Split`` that made q, k and v, or their
-    ``Concat``, which LowerLinearNative makes part of the projections. The graph's input ``past_lengths`` (tokens that
-    each row's past holds) takes the place of ``attention_mask``.
+    Replacement: ``helium_onnx.kernels::CausalAttentionFloat16(qkv, past_key, past_value, past_lengths, cos, sin)``.
+    Past and present are float16 there, whatever the recipe keeps: arithmetic stays in float32, and it is half the
+    memory and traffic at no loss that can be measured. ``qkv`` is the input of the ``Split`` that made q, k and v, or
+    their ``Concat``, which LowerLinearNative makes part of the projections. The graph's input ``past_lengths`` (tokens
+    that each row's past holds) takes the place of ``attention_mask``.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -29,9 +30,11 @@ class LowerAttentionNative(ir.passes.InPlacePass):
             split = _split(projections)
             packed = rewriter.op("Concat", *projections, axis=-1) if split is None else split.inputs[0]
             assert past_key is not None
-            half = past_key.dtype == ir.DataType.FLOAT16
+            assert past_value is not None
+            for value in (past_key, past_value, *node.outputs[1:]):
+                value.type = ir.TensorType(ir.DataType.FLOAT16)
             outputs = rewriter.op_outputs(
-                "CausalAttentionFloat16" if half else "CausalAttention",
+                "CausalAttentionFloat16",
                 packed, past_key, past_value, lengths, cos, sin,
                 outputs=3,
                 domain=KERNELS,

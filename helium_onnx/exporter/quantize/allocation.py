@@ -18,6 +18,7 @@ from typing import Any
 from helium_onnx.errors import UsageError
 from helium_onnx.exporter.quantize.sensitivity import Costs
 from helium_onnx.recipe import MatrixSettings, Override
+from helium_onnx.sizes import read_size
 
 #: 4 or 8 bits; the fewer weights share a scale, the better and the larger.
 CANDIDATES = (
@@ -26,8 +27,7 @@ CANDIDATES = (
     MatrixSettings(4, 32, False),
     MatrixSettings(8, 128, True),
 )
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>kB|MB|GB|KiB|MiB|GiB|B|bits)", re.IGNORECASE)
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_BITS = re.compile(r"(\d+(\.\d+)?)\s*bits", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Budget:
             return cls(max_kl=max_kl)
         if budget is None:
             return None
-        match = _SIZE.fullmatch(budget.strip())
-        if match is None:
-            expected = 'bytes of the bundle, as "1.2GB" or "850MiB", or bits a weight, as "4.8bits"'
-            raise UsageError("the budget cannot be read", found=repr(budget), expected=expected)
-        number, unit = float(match["number"]), match["unit"].lower()
-        return cls(bits=number) if unit == "bits" else cls(bytes=int(number * _UNITS[unit]))
+        if (match := _BITS.fullmatch(budget.strip())) is not None:
+            return cls(bits=float(match[1]))
+        if (size := read_size(budget)) is not None:
+            return cls(bytes=size)
+        expected = 'bytes of the bundle, as "1.2GB" or "850MiB", or bits a weight, as "4.8bits"'
+        raise UsageError("the budget cannot be read", found=repr(budget), expected=expected)
 
 
 @dataclass(frozen=True)

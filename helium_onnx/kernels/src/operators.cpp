@@ -7,9 +7,10 @@
 // CausalAttention(qkv [batch, tokens, (num_heads + 2 * kv_num_heads) * head_dim], past_key, past_value, past_lengths
 //     int64 [batch], cos_cache, sin_cache [positions, head_dim / 2]) -> (output [batch, tokens, num_heads * head_dim],
 //     present_key, present_value). Past and present are [batch, kv_num_heads, capacity, head_dim] and may be one
-//     buffer. Attributes: num_heads, kv_num_heads, head_dim, interleaved. CausalAttentionFloat16 has past,
-//     present and tables in float16.
+//     buffer. Attributes: num_heads, kv_num_heads, head_dim, interleaved. CausalAttentionFloat16 has past
+//     and present in float16. The tables may be float32 or float16 in either.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -63,13 +64,15 @@ struct Tensor {
     char* data = nullptr;
     int64_t dims[4] = {1, 1, 1, 1};
     size_t rank = 0;
+    int type = 0;
 };
 
 Status read(const Calls& ort, const ort::Value* value, Tensor* out) {
     void* info = nullptr;
     RETURN_IF_ERROR(ort.data(value, (void**)&out->data));
     RETURN_IF_ERROR(ort.type_and_shape(value, &info));
-    Status status = ort.rank(info, &out->rank);
+    Status status = ort.element_type(info, &out->type);
+    if (!status) status = ort.rank(info, &out->rank);
     if (!status && out->rank > 4) status = ort.error(ort::kInvalidArgument, "a tensor of more than 4 dimensions");
     if (!status) status = ort.dims(info, out->dims, out->rank);
     ort.release_type_and_shape(info);
@@ -80,6 +83,12 @@ Status read_input(const Calls& ort, const ort::Context* context, size_t i, Tenso
     const ort::Value* value = nullptr;
     RETURN_IF_ERROR(ort.input(context, i, &value));
     return read(ort, value, out);
+}
+
+Status data_of(const Calls& ort, const ort::Context* context, size_t i, void** out) {
+    const ort::Value* value = nullptr;
+    RETURN_IF_ERROR(ort.input(context, i, &value));
+    return ort.data(value, out);
 }
 
 template <class Work>
@@ -98,6 +107,7 @@ struct QuantizedLinear {
     Calls ort;
     int64_t columns = 0, gated = 0, last = 0;
     std::vector<int64_t> rows, bits, block_size, has_zeros;
+    mutable std::atomic<bool> checked{false};  // that the weights, which are constants, have the attributes' sizes
 
     Status list(const void* info, const char* name, std::vector<int64_t>& out) {
         size_t n = 0;
@@ -114,11 +124,36 @@ struct QuantizedLinear {
         RETURN_IF_ERROR(list(info, "bits", bits));
         RETURN_IF_ERROR(list(info, "block_size", block_size));
         RETURN_IF_ERROR(list(info, "has_zeros", has_zeros));
+        if (columns < 1 || bits.size() != rows.size() || block_size.size() != rows.size() || has_zeros.size() != rows.size())
+            return ort.error(ort::kInvalidArgument, "QuantizedLinear: the attributes' lists differ in length");
         for (size_t i = 0; i < rows.size(); ++i) {
-            const bool known = (bits[i] == 4 || bits[i] == 8) && block_size[i] >= 16 && block_size[i] <= 256;
+            const bool known = rows[i] > 0 && (bits[i] == 4 || bits[i] == 8) && block_size[i] >= 16 && block_size[i] <= 256;
             if (!known || (block_size[i] & (block_size[i] - 1)))
                 return ort.error(ort::kInvalidArgument, "QuantizedLinear: bits are 4 or 8, block sizes powers of 2 from 16 to 256");
         }
+        return nullptr;
+    }
+
+    Status check(const ort::Context* context) const {
+        const auto bytes = [&](size_t i, int64_t element, int64_t expected) -> Status {
+            Tensor t;
+            RETURN_IF_ERROR(read_input(ort, context, i, &t));
+            const bool right = t.type == (element == 4 ? ort::kFloat : ort::kUint8) &&
+                               t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3] * element == expected;
+            return right ? nullptr : ort.error(ort::kInvalidArgument, "QuantizedLinear: weights have another type or size than the attributes say");
+        };
+        size_t at = 1, given = 0;
+        RETURN_IF_ERROR(ort.input_count(context, &given));
+        for (size_t i = 0; i < rows.size(); ++i) at += has_zeros[i] ? 3 : 2;
+        if (at != given) return ort.error(ort::kInvalidArgument, "QuantizedLinear: another number of weights than the attributes say");
+        at = 1;
+        for (size_t i = 0; i < rows.size(); ++i) {
+            const Matrix m{nullptr, nullptr, nullptr, rows[i], columns, block_size[i], bits[i]};
+            RETURN_IF_ERROR(bytes(at++, 1, m.rows * m.pitch()));
+            RETURN_IF_ERROR(bytes(at++, 4, m.rows * m.blocks() * 4));
+            if (has_zeros[i]) RETURN_IF_ERROR(bytes(at++, 1, m.rows * m.zero_pitch()));
+        }
+        checked = true;
         return nullptr;
     }
 
@@ -129,6 +164,7 @@ struct QuantizedLinear {
     };
 
     Status compute(ort::Context* context) const {
+        if (!checked) RETURN_IF_ERROR(check(context));
         const Kernels& kernels = *g_kernels;
         Tensor x;
         RETURN_IF_ERROR(read_input(ort, context, 0, &x));
@@ -138,12 +174,12 @@ struct QuantizedLinear {
         std::vector<Matrix> matrices;
         int64_t output_pitch = 0;
         for (size_t i = 0, at = 1; i < rows.size(); ++i) {
-            Tensor quanta, scales, zeros;
-            RETURN_IF_ERROR(read_input(ort, context, at++, &quanta));
-            RETURN_IF_ERROR(read_input(ort, context, at++, &scales));
-            if (has_zeros[i]) RETURN_IF_ERROR(read_input(ort, context, at++, &zeros));
-            matrices.push_back({(const uint8_t*)quanta.data, (const float*)scales.data, (const uint8_t*)zeros.data, rows[i],
-                                columns, block_size[i], bits[i]});
+            void *quanta, *scales, *zeros = nullptr;  // their shapes are the attributes'
+            RETURN_IF_ERROR(data_of(ort, context, at++, &quanta));
+            RETURN_IF_ERROR(data_of(ort, context, at++, &scales));
+            if (has_zeros[i]) RETURN_IF_ERROR(data_of(ort, context, at++, &zeros));
+            matrices.push_back({(const uint8_t*)quanta, (const float*)scales, (const uint8_t*)zeros, rows[i], columns,
+                                block_size[i], bits[i]});
             output_pitch += rows[i];
         }
         const int64_t dims[3] = {batch, kept, output_pitch};
@@ -242,6 +278,9 @@ struct CausalAttention {
         RETURN_IF_ERROR(read_input(ort, context, 5, &sines));
         const int64_t batch = x.dims[0], tokens = x.dims[1], width = (heads + 2 * groups) * size, capacity = past[0].dims[2];
         const auto* before = (const int64_t*)lengths.data;
+        for (const Tensor& table : {cosines, sines})
+            if ((table.type != ort::kFloat && table.type != ort::kFloat16) || table.dims[1] != size / 2 || table.dims[0] != cosines.dims[0])
+                return ort.error(ort::kInvalidArgument, "CausalAttention: the tables are not [positions, head_dim / 2]");
         if (x.rank != 3 || x.dims[2] != width || lengths.dims[0] != batch)
             return ort.error(ort::kInvalidArgument, "CausalAttention: qkv or past_lengths have another shape");
         for (const Tensor& t : past)
@@ -266,9 +305,9 @@ struct CausalAttention {
         float* queries = (float*)t_query.at_least(std::max<int64_t>(1, batch * tokens * query_pitch * 4));
         if (!queries) return ort.error(ort::kFail, "CausalAttention: Failed to allocate memory");
 
-        // A position's row of a table, which has the cache's type.
+        // A position's row of a table of either type.
         const auto angles = [&](const Tensor& table, int64_t position, float* copy) -> const float* {
-            if (!kHalf) return (const float*)table.data + position * size / 2;
+            if (table.type == ort::kFloat) return (const float*)table.data + position * size / 2;
             const auto* row = (const uint16_t*)table.data + position * size / 2;
             std::transform(row, row + size / 2, copy, from_half);
             return copy;
@@ -337,6 +376,7 @@ struct Registration : ort::CustomOp {
         input_type = [](const ort::CustomOp*, size_t i) -> int {
             if (kVariadic) return i == 0 ? ort::kFloat : ort::kUndefined;
             if (i == 3) return ort::kInt64;
+            if (i > 3) return ort::kUndefined;  // float32 or float16
             return i > 0 && std::string_view(Operator::kName) == "CausalAttentionFloat16" ? ort::kFloat16 : ort::kFloat;
         };
         output_type = [](const ort::CustomOp*, size_t i) -> int {

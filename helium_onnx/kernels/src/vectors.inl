@@ -286,30 +286,16 @@ void keep(const float* x, int64_t size, bool half, void* out) {
         std::memcpy(out, x, size * 4);
         return;
     }
-    for (int64_t i = 0; i < size; i += 16) wide_store((uint16_t*)out + i, wide_load(x + i));
+    const Wide largest = wide(65504.0f);  // of float16: beyond it stands infinity, which attention would turn into NaN
+    for (int64_t i = 0; i < size; i += 16)
+        wide_store((uint16_t*)out + i, wide_max(wide_min(wide_load(x + i), largest), wide_mul(largest, wide(-1.0f))));
 }
 
-// The new values of one head for one token: softmax over `n` scores, then the weighted sum of values, key by key.
-template <class T>
-void attend_one(const Attention& a, int64_t head, int64_t group, int64_t token) {
-    const int64_t n = a.past + token + 1, size = a.head_size;
-    const T* keys = (const T*)a.keys + group * a.capacity * size;
-    const T* values = (const T*)a.values + group * a.capacity * size;
-    const float* q = a.query + token * a.query_pitch + head * size;
-    float* scores = buffer(t_scores, (n + 15) / 16 * 16);
-    Wide most = wide(-FLT_MAX);
-    for (int64_t j = 0; j < n; j += 16) {
-        Wide sums[16];
-        for (int64_t i = 0; i < 16; ++i) {
-            const T* key = keys + std::min(j + i, n - 1) * size;
-            Wide sum = wide_zero();
-            for (int64_t d = 0; d < size; d += 16) sum = wide_fma(wide_load(q + d), wide_load(key + d), sum);
-            sums[i] = sum;
-        }
-        const Wide score = wide_mul(wide_sums(sums), wide(a.scale));
-        most = wide_max(most, score);  // those beyond n repeat the last
-        wide_store(scores + j, score);
-    }
+// Softmax of n scores, without the division: exp(score - largest) in place, 0 up to the next 16; returns 1 / their sum.
+float exponentials(float* scores, int64_t n) {
+    for (int64_t i = n; i % 16; ++i) scores[i] = scores[n - 1];
+    Wide most = wide_load(scores);
+    for (int64_t j = 16; j < n; j += 16) most = wide_max(most, wide_load(scores + j));
     const Wide peak = wide(-wide_maximum(most));
     Wide total = wide_zero();
     for (int64_t j = 0; j < n; j += 16) {
@@ -320,30 +306,79 @@ void attend_one(const Attention& a, int64_t head, int64_t group, int64_t token) 
     float lanes[16], sum = 0;
     wide_store(lanes, total);
     for (float lane : lanes) sum += lane;
-    const Wide inverse = wide(1.0f / sum);
-    float* out = a.output + token * a.output_pitch + head * size;
-    for (int64_t d = 0; d < size; d += 16 * kWides) {
-        const int64_t count = std::min<int64_t>(kWides, (size - d) / 16);
-        Wide mixed[kWides];
-        for (int c = 0; c < kWides; ++c) mixed[c] = wide_zero();
-        if (count == kWides) {
-            for (int64_t j = 0; j < n; ++j) {
-                const Wide p = wide(scores[j]);
-#pragma GCC unroll 8
-                for (int c = 0; c < kWides; ++c) mixed[c] = wide_fma(p, wide_load(values + j * size + d + 16 * c), mixed[c]);
+    return 1.0f / sum;
+}
+
+// One head for kTokens tokens from `token` on, which read each key and value together. Of each token: the score of a key
+// is summed over the head's sixteens in order, then over lanes (wide_sums); values are added key by key.
+template <class T, int kTokens>
+void attend_some(const Attention& a, int64_t head, int64_t group, int64_t token) {
+    const int64_t least = a.past + token + 1, n = least + kTokens - 1, size = a.head_size, pitch = (n + 15) / 16 * 16;
+    const T* keys = (const T*)a.keys + group * a.capacity * size;
+    const T* values = (const T*)a.values + group * a.capacity * size;
+    const float* query = a.query + token * a.query_pitch + head * size;
+    float* scores = buffer(t_scores, kTokens * pitch);
+    for (int64_t j = 0; j < n; j += 16) {
+        Wide sums[kTokens][16];
+        for (int64_t i = 0; i < 16; ++i) {
+            const T* key = keys + std::min(j + i, n - 1) * size;
+            Wide sum[kTokens];
+            for (int t = 0; t < kTokens; ++t) sum[t] = wide_zero();
+            for (int64_t d = 0; d < size; d += 16) {
+                const Wide k = wide_load(key + d);
+#pragma GCC unroll 4
+                for (int t = 0; t < kTokens; ++t) sum[t] = wide_fma(wide_load(query + t * a.query_pitch + d), k, sum[t]);
             }
-        } else {
-            for (int64_t j = 0; j < n; ++j)
-                for (int64_t c = 0; c < count; ++c)
-                    mixed[c] = wide_fma(wide(scores[j]), wide_load(values + j * size + d + 16 * c), mixed[c]);
+            for (int t = 0; t < kTokens; ++t) sums[t][i] = sum[t];
         }
-        for (int64_t c = 0; c < count; ++c) wide_store(out + d + 16 * c, wide_mul(mixed[c], inverse));
+        for (int t = 0; t < kTokens; ++t) wide_store(scores + t * pitch + j, wide_mul(wide_sums(sums[t]), wide(a.scale)));
+    }
+    Wide inverse[kTokens];
+    for (int t = 0; t < kTokens; ++t) inverse[t] = wide(exponentials(scores + t * pitch, least + t));
+
+    constexpr int kColumns = kTokens == 1 ? kWides : std::max(1, kWides / 2);  // sixteens of a value at a time
+    for (int64_t d = 0; d < size;) {
+        const auto mix = [&](auto columns) {
+            constexpr int kCount = columns();
+            Wide mixed[kTokens][kCount];
+            for (int t = 0; t < kTokens; ++t)
+                for (int c = 0; c < kCount; ++c) mixed[t][c] = wide_zero();
+            for (int64_t j = 0; j < least; ++j) {
+                Wide v[kCount];
+#pragma GCC unroll 8
+                for (int c = 0; c < kCount; ++c) v[c] = wide_load(values + j * size + d + 16 * c);
+#pragma GCC unroll 4
+                for (int t = 0; t < kTokens; ++t) {
+                    const Wide p = wide(scores[t * pitch + j]);
+#pragma GCC unroll 8
+                    for (int c = 0; c < kCount; ++c) mixed[t][c] = wide_fma(p, v[c], mixed[t][c]);
+                }
+            }
+            for (int t = 0; t < kTokens; ++t) {
+                for (int64_t j = least; j < least + t; ++j)
+                    for (int c = 0; c < kCount; ++c)
+                        mixed[t][c] = wide_fma(wide(scores[t * pitch + j]), wide_load(values + j * size + d + 16 * c), mixed[t][c]);
+                float* out = a.output + (token + t) * a.output_pitch + head * size + d;
+                for (int c = 0; c < kCount; ++c) wide_store(out + 16 * c, wide_mul(mixed[t][c], inverse[t]));
+            }
+            d += 16 * kCount;
+        };
+        if (size - d >= 16 * kColumns)
+            mix(std::integral_constant<int, kColumns>());
+        else
+            mix(std::integral_constant<int, 1>());
     }
 }
 
+template <class T>
+void attend_all(const Attention& a, int64_t head, int64_t group, int64_t begin, int64_t end) {
+    int64_t token = begin;
+    for (; token + kTokens <= end; token += kTokens) attend_some<T, kTokens>(a, head, group, token);
+    for (; token < end; ++token) attend_some<T, 1>(a, head, group, token);
+}
+
 void attend(const Attention& a, int64_t head, int64_t group, int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; ++token)
-        (a.half ? attend_one<uint16_t> : attend_one<float>)(a, head, group, token);
+    (a.half ? attend_all<uint16_t> : attend_all<float>)(a, head, group, begin, end);
 }
 
 double int8_operations(int64_t rounds) {
