@@ -85,6 +85,7 @@ inline int32_t wide_quantize(Wide x, int8_t* p) {  // to the nearest whole numbe
 }
 constexpr int kWides = 4;        // accumulators of sixteen floats that fit the registers
 constexpr int kActivations = 4;  // rows of activations that one tile serves together
+constexpr int kPairRows = 1;    // the same, of two tiles; 1: tiles go alone
 constexpr int kTokens = 2;      // of one head that attention handles together
 
 // The sums of four vectors' lanes within each 128 bits, x[i]'s in lane i: (0 + 2) + (1 + 3).

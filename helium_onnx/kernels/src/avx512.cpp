@@ -63,6 +63,7 @@ inline void separate(int8_t* p) {
 
 constexpr int kWides = 8;       // accumulators of sixteen floats that fit the registers
 constexpr int kActivations = 8;  // rows of activations that one tile serves together
+constexpr int kPairRows = 6;    // the same, of two tiles; 1: tiles go alone
 constexpr int kTokens = 4;      // of one head that attention handles together
 
 inline void fetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

@@ -103,6 +103,7 @@ inline int32_t wide_quantize(Wide a, int8_t* p) {  // to the nearest whole numbe
 }
 constexpr int kWides = 4;
 constexpr int kActivations = 4;
+constexpr int kPairRows = 1;    // the same, of two tiles; 1: tiles go alone
 constexpr int kTokens = 2;      // of one head that attention handles together
 
 // The sums of sixteen vectors' lanes, x[i]'s in lane i: ((0 + 2) + (1 + 3)) in each four, then of these likewise.

@@ -88,8 +88,8 @@ int64_t padded_columns(const Matrix& m) { return (m.blocks() * m.block_size + 63
 
 int64_t scratch_bytes(const Matrix& m) {
     const int64_t copies = aligned(kLanes * m.pitch() + 64) + aligned(kLanes * m.blocks() * 4) + aligned(kLanes * m.zero_pitch());
-    const int64_t factors = 2 * aligned(kLanes * m.blocks() * 4);
-    return copies + factors + aligned(kLanes * padded_columns(m));
+    const int64_t factors = 4 * aligned(kLanes * m.blocks() * 4);
+    return copies + factors + 2 * aligned(kLanes * padded_columns(m));  // of two tiles
 }
 
 Tile tile_at(const Matrix& m, int64_t n, char*& scratch) {
@@ -208,6 +208,50 @@ void tile_with_some(const Matrix& m, const Tile& tile, Ahead& ahead, uint8_t* un
     }
 }
 
+// kRows rows of activations with two unpacked tiles: each activation that is read meets twice as many weights.
+// `unpacked`, `scales` and `zeros` of the second tile follow those of the first at the given distances.
+template <int kBits, int kRows>
+void tiles_with_some(const Matrix& m, const uint8_t* unpacked, const float* scales, const float* zeros, const Activations& x,
+                     int64_t row, Floats (*sums)[kPairRows]) {
+    const int64_t blocks = m.blocks(), size = m.block_size, half = std::min<int64_t>(size / 8, 8);
+    const int64_t steps = std::max<int64_t>(1, size / 64), tile_words = x.padded * kLanes, tile_factors = kLanes * blocks;
+    const Floats middle = broadcast(float(1 << (kBits - 1)) - kZeroOffset<kBits>);
+    for (int tile = 0; tile < 2; ++tile)
+        for (int r = 0; r < kRows; ++r) sums[tile][r] = zero_floats();
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t step = b * size / 64, in_step = b * size % 64;
+        const int64_t first = kBits == 4 ? in_step / 8 : in_step / 4, second = kBits == 4 ? 8 + first : first + half;
+        Dots<kBits> dots[2][kRows];
+        for (int64_t s = step; s < step + steps; ++s) {
+            const uint8_t* words = unpacked + s * 64 * kLanes;
+            const int8_t* q = x.quanta + row * x.padded + s * 64;
+            for (int64_t begin : {first, second}) {
+                for (int64_t w = begin; w < begin + half; ++w) {
+                    const auto lower = load_word(words + w * 4 * kLanes), upper = load_word(words + tile_words + w * 4 * kLanes);
+#pragma GCC unroll 6
+                    for (int r = 0; r < kRows; ++r) {
+                        dots[0][r].word(lower, q + r * x.padded + 4 * w);
+                        dots[1][r].word(upper, q + r * x.padded + 4 * w);
+                    }
+                }
+#pragma GCC unroll 6
+                for (int r = 0; r < kRows; ++r) dots[0][r].widen(), dots[1][r].widen();
+            }
+        }
+        for (int tile = 0; tile < 2; ++tile) {
+            const float* at_scales = scales + tile * tile_factors + kLanes * b;
+            const Floats scale = load(at_scales);
+            const Floats zero = zeros ? offset_zero<kBits>(load(zeros + tile * tile_factors + kLanes * b)) : middle;
+#pragma GCC unroll 6
+            for (int r = 0; r < kRows; ++r) {
+                const int64_t at = (row + r) * x.blocks + b;
+                const Floats dot = negative_fma(zero, broadcast(x.sums[at]), to_floats(dots[tile][r].sum));
+                sums[tile][r] = fma(dot, mul(scale, broadcast(x.scales[at])), sums[tile][r]);
+            }
+        }
+    }
+}
+
 // Calls `work` with `rows`, from 1 to kMost, as a constant.
 template <int kMost, class Work>
 void with_rows(int64_t rows, const Work& work) {
@@ -216,18 +260,38 @@ void with_rows(int64_t rows, const Work& work) {
     work(std::integral_constant<int, kMost>());
 }
 
+// A tile's quanta unpacked, and its scales and zeros with a vector for each block.
+template <int kBits>
+void unpack(const Matrix& m, const Tile& tile, Ahead ahead, uint8_t* unpacked) {
+    for (int64_t s = 0; s < padded_columns(m) / 64; ++s) {
+        ahead.step(kLanes * 64 * kBits / 8);
+        unpack64<kBits>(tile.quanta + s * 64 * kBits / 8, m.pitch(), unpacked + s * 64 * kLanes);
+    }
+}
+
+template <int kBits>
+void unpack_factors(const Matrix& m, const Tile& tile, float* scales, float* zeros) {
+    for (int64_t first = 0; first < m.blocks(); first += kLanes) {
+        const int64_t count = std::min(kLanes, m.blocks() - first);
+        transpose_scales(tile.scales + first, m.blocks(), count, scales + first * kLanes);
+        if (tile.zeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), count, kBits, zeros + first * kLanes);
+    }
+}
+
 template <int kBits>
 void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t end, float* output, int64_t output_pitch,
                    void* scratch) {
     const bool straight = x.rows == 1 && (m.block_size >= 32 || kBits == 8);
+    const bool fresh = x.rows <= kActivations;  // no second use of what would be unpacked
+    const int64_t blocks = m.blocks();
     for (int64_t n = begin; n < end; n += kLanes) {
         char* free = (char*)scratch;
         const Tile tile = tile_at(m, n, free);
-        const int64_t blocks = m.blocks(), there = std::min(kLanes, m.rows - n);
+        const int64_t there = std::min(kLanes, m.rows - n);
         float* scales = (float*)free;
-        free += aligned(kLanes * blocks * 4);
+        free += 2 * aligned(kLanes * blocks * 4);
         float* zeros = (float*)free;
-        free += aligned(kLanes * blocks * 4);
+        free += 2 * aligned(kLanes * blocks * 4);
         if (straight) {
             Floats sum = zero_floats();
             if (m.block_size >= 64)
@@ -240,18 +304,29 @@ void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t
             continue;
         }
         uint8_t* unpacked = (uint8_t*)free;
-        Ahead ahead(m, n, end);
-        const bool fresh = x.rows <= kActivations;  // no second use of what is unpacked
-        for (int64_t s = 0; !fresh && s < x.padded / 64; ++s) {
-            ahead.step(kLanes * 64 * kBits / 8);
-            unpack64<kBits>(tile.quanta + s * 64 * kBits / 8, m.pitch(), unpacked + s * 64 * kLanes);
-        }
-        for (int64_t first = 0; first < blocks; first += kLanes) {
-            const int64_t count = std::min(kLanes, blocks - first);
-            transpose_scales(tile.scales + first, blocks, count, scales + first * kLanes);
-            if (tile.zeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), count, kBits, zeros + first * kLanes);
-        }
         const float* z = tile.zeros ? zeros : nullptr;
+        unpack_factors<kBits>(m, tile, scales, zeros);
+        Ahead ahead(m, n, end);
+        if (!fresh) unpack<kBits>(m, tile, ahead, unpacked);
+        if (kPairRows > 1 && !fresh && n + 2 * kLanes <= std::min(end, m.rows - 1)) {  // the last tile may be a copy
+            n += kLanes;
+            char* unused = (char*)scratch;
+            const Tile next = tile_at(m, n, unused);
+            unpack_factors<kBits>(m, next, scales + kLanes * blocks, zeros + kLanes * blocks);
+            unpack<kBits>(m, next, Ahead(m, n, end), unpacked + x.padded * kLanes);
+            for (int64_t row = 0; row < x.rows; row += kPairRows) {
+                const int64_t rows = std::min<int64_t>(kPairRows, x.rows - row);
+                Floats sums[2][kPairRows];
+                with_rows<kPairRows>(rows, [&](auto count) {
+                    tiles_with_some<kBits, count()>(m, unpacked, scales, z, x, row, sums);
+                });
+                for (int64_t r = 0; r < rows; ++r) {
+                    store_some(output + (row + r) * output_pitch + n - kLanes, sums[0][r], kLanes);
+                    store_some(output + (row + r) * output_pitch + n, sums[1][r], kLanes);
+                }
+            }
+            continue;
+        }
         for (int64_t row = 0; row < x.rows; row += kActivations) {
             const int64_t rows = std::min<int64_t>(kActivations, x.rows - row);
             Floats sums[kActivations];
