@@ -123,12 +123,6 @@ inline void separate(int8_t* p) {
     _mm256_storeu_si256((__m256i*)(p + 32), _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-template <int kBits>
-constexpr float kZeroOffset = 0;  // quanta are taken as they are
-template <int kBits>
-inline Floats offset_zero(Floats zero) {
-    return zero;
-}
 
 inline __m256i low_halves(__m256i packed) { return _mm256_and_si256(packed, _mm256_set1_epi8(15)); }
 inline __m256i high_halves(__m256i packed) { return low_halves(_mm256_srli_epi16(packed, 4)); }

@@ -45,10 +45,6 @@ inline int32_t wide_quantize(Wide a, int8_t* p) {  // to the nearest whole numbe
     _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(n));
     return _mm512_reduce_add_epi32(n);
 }
-template <int kBits>
-constexpr float kZeroOffset = 0;  // quanta are taken as they are
-template <int kBits>
-inline Floats offset_zero(Floats zero) { return zero; }
 inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline Ints set_bytes(int8_t x) { return _mm512_set1_epi8(x); }
 template <class T>
@@ -68,15 +64,6 @@ constexpr int kTokens = 4;      // of one head that attention handles together
 
 inline void fetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
-// 64 quanta, a byte each: of 4 bits the lower halves of 32 bytes, then the upper ones.
-template <int kBits>
-inline __m512i quanta64(const uint8_t* p) {
-    if constexpr (kBits == 8) return _mm512_loadu_si512(p);
-    const __m256i packed = _mm256_loadu_si256((const __m256i*)p);
-    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(packed), _mm256_srli_epi16(packed, 4), 1);
-    return _mm512_and_si512(both, _mm512_set1_epi8(15));
-}
-
 // Lane j of result i, of 4 rows' partial sums x0..x3: within each 128 bits, the sums of row j's four lanes.
 inline __m512i add_lanes(__m512i x0, __m512i x1, __m512i x2, __m512i x3) {
     const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(x0, x1), _mm512_unpackhi_epi32(x0, x1));
@@ -84,39 +71,57 @@ inline __m512i add_lanes(__m512i x0, __m512i x1, __m512i x2, __m512i x3) {
     return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
+// The same 32 bytes of two rows, side by side: two rows share every operation on them.
+inline __m512i two_rows(const uint8_t* lower, const uint8_t* upper) {
+    const __m512i first = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)lower));
+    return _mm512_inserti64x4(first, _mm256_loadu_si256((const __m256i*)upper), 1);
+}
+inline __m512i for_two_rows(const int8_t* q) { return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)q)); }
+
+// Of eight vectors that each hold the partial sums of rows r and r + 4 (r from 0, then from 8): the sums of all 16 rows'
+// first 128 bits and of their second.
+inline void sums_of_rows(const __m512i* x, __m512i* first, __m512i* second) {
+    const __m512i a = add_lanes(x[0], x[1], x[2], x[3]), b = add_lanes(x[4], x[5], x[6], x[7]);
+    *first = _mm512_shuffle_i32x4(a, b, 0x88);
+    *second = _mm512_shuffle_i32x4(a, b, 0xdd);
+}
+
 // The dot products of 16 rows' next 64 quanta with `q`: one vector for each block, one for the whole where kBlocks is 1.
 template <int kBits, int kBlocks>
-inline void dot64(const uint8_t* rows, int64_t pitch, const int8_t* activations, __m512i* sums) {
-    const __m512i q = _mm512_loadu_si512(activations);
-    __m512i u[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        __m512i x[4];
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j)
-            x[j] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), quanta64<kBits>(rows + (4 * i + j) * pitch), q);
-        u[i] = add_lanes(x[0], x[1], x[2], x[3]);
+inline void dot64(const uint8_t* rows, int64_t pitch, const int8_t* q, __m512i* sums) {
+    const __m512i q_first = for_two_rows(q), q_second = for_two_rows(q + 32);
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i x[8], y[8];  // y: of the second 32 columns, where they are not added to the first
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        const uint8_t *lower = rows + (i / 4 * 8 + i % 4) * pitch, *upper = lower + 4 * pitch;
+        const __m512i zero = _mm512_setzero_si512();
+        if constexpr (kBits == 4) {  // even columns, odd columns
+            const __m512i packed = two_rows(lower, upper);
+            x[i] = _mm512_dpbusd_epi32(zero, _mm512_and_si512(packed, low), q_first);
+            x[i] = _mm512_dpbusd_epi32(x[i], _mm512_and_si512(_mm512_srli_epi16(packed, 4), low), q_second);
+        } else {
+            x[i] = _mm512_dpbusd_epi32(zero, two_rows(lower, upper), q_first);
+            const __m512i second = two_rows(lower + 32, upper + 32);
+            if constexpr (kBlocks == 1)
+                x[i] = _mm512_dpbusd_epi32(x[i], second, q_second);
+            else
+                y[i] = _mm512_dpbusd_epi32(zero, second, q_second);
+        }
     }
-    if constexpr (kBlocks == 4) {  // 8 bits: each 128 bits are a block
-        const __m512i a = _mm512_shuffle_i32x4(u[0], u[1], 0x44), b = _mm512_shuffle_i32x4(u[0], u[1], 0xee);
-        const __m512i c = _mm512_shuffle_i32x4(u[2], u[3], 0x44), d = _mm512_shuffle_i32x4(u[2], u[3], 0xee);
-        sums[0] = _mm512_shuffle_i32x4(a, c, 0x88);
-        sums[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        sums[2] = _mm512_shuffle_i32x4(b, d, 0x88);
-        sums[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
-        return;
-    }
-    // Which 128 bits belong together: with two blocks of 4 bits, 0 with 2 and 1 with 3 (even columns, odd columns).
-    constexpr int kFirst = kBlocks == 2 && kBits == 4 ? 0x44 : 0x88;
-    constexpr int kSecond = kBlocks == 2 && kBits == 4 ? 0xee : 0xdd;
-    const __m512i a = _mm512_add_epi32(_mm512_shuffle_i32x4(u[0], u[1], kFirst), _mm512_shuffle_i32x4(u[0], u[1], kSecond));
-    const __m512i b = _mm512_add_epi32(_mm512_shuffle_i32x4(u[2], u[3], kFirst), _mm512_shuffle_i32x4(u[2], u[3], kSecond));
-    const __m512i even = _mm512_shuffle_i32x4(a, b, 0x88), odd = _mm512_shuffle_i32x4(a, b, 0xdd);
-    if constexpr (kBlocks == 2) {
-        sums[0] = even;
-        sums[1] = odd;
+    __m512i a, b;
+    sums_of_rows(x, &a, &b);
+    if constexpr (kBlocks == 1) {
+        sums[0] = _mm512_add_epi32(a, b);
+    } else if constexpr (kBits == 4) {  // 128 bits are of 32 columns
+        sums[0] = a, sums[1] = b;
     } else {
-        sums[0] = _mm512_add_epi32(even, odd);
+        __m512i c, d;
+        sums_of_rows(y, &c, &d);
+        if constexpr (kBlocks == 2)
+            sums[0] = _mm512_add_epi32(a, b), sums[1] = _mm512_add_epi32(c, d);
+        else
+            sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
     }
 }
 

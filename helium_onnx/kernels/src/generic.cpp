@@ -125,12 +125,6 @@ inline void separate(int8_t* p) {
     std::memcpy(p, x, 64);
 }
 
-template <int kBits>
-constexpr float kZeroOffset = 0;
-template <int kBits>
-inline Floats offset_zero(Floats zero) {
-    return zero;
-}
 
 // Quantum `i` of 64, in the order of activations: of 4 bits the even columns come first.
 template <int kBits>

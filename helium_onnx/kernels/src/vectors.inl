@@ -116,54 +116,70 @@ Tile tile_at(const Matrix& m, int64_t n, char*& scratch) {
 // Fetches into the cache what the next tile will read, bit by bit while this one is computed: the hardware's own
 // prefetchers do not keep up with sixteen rows at a time (measured from memory: 18 GB/s a core instead of 35).
 struct Ahead {
-    const char* quanta;  // null: nothing to fetch
-    const char* scales;
-    int64_t scales_left;
+    const char *quanta, *scales;
 
-    Ahead(const Matrix& m, int64_t n, int64_t end)
-        : quanta(n + 2 * kLanes <= end ? (const char*)m.quanta + (n + kLanes) * m.pitch() : nullptr),
-          scales((const char*)(m.scales + (n + kLanes) * m.blocks())), scales_left(m.blocks() * kLanes * 4) {}
+    Ahead(const Matrix& m, int64_t n, int64_t end) {
+        const int64_t next = n + 2 * kLanes <= end ? n + kLanes : n;  // of the last tile itself, which costs nothing
+        quanta = (const char*)m.quanta + next * m.pitch();
+        scales = (const char*)(m.scales + next * m.blocks());
+    }
 
-    void step(int64_t bytes) {  // of the current tile's quanta
-        if (!quanta) return;
-        for (int64_t i = 0; i < bytes; i += 64) fetch(quanta + i);
-        quanta += bytes;
-        for (int64_t i = 0; i < 2 && scales_left > 0; ++i, scales += 64, scales_left -= 64) fetch(scales);
+    template <int kBytes, int kBlocks>
+    void step() {  // of the current tile: so many bytes of quanta, and the scales of so many blocks
+#pragma GCC unroll 16
+        for (int i = 0; i < kBytes; i += 64) fetch(quanta + i);
+        quanta += kBytes;
+        constexpr int kScales = kBlocks * kLanes * 4;
+#pragma GCC unroll 4
+        for (int i = 0; i < kScales; i += 64) fetch(scales + i);
+        scales += kScales;
     }
 };
 
 // One row of activations with one tile, straight from the packed quanta.
-template <int kBits, int kBlocks>
-void tile_with_one(const Matrix& m, const Tile& tile, const Activations& x, Ahead ahead, Floats& sum, float* scales,
-                   float* zeros) {
+template <int kBits, int kBlocks, bool kZeros>
+Floats tile_with_one(const Matrix& m, const Tile& tile, const Activations& x, Ahead ahead) {
+    constexpr int kBytes = 64 * kBits / 8;
     const int64_t pitch = m.pitch(), blocks = m.blocks(), steps = std::max<int64_t>(1, m.block_size / 64);
-    const Floats middle = broadcast(float(1 << (kBits - 1)) - kZeroOffset<kBits>);
+    const Floats middle = broadcast(float(1 << (kBits - 1)));
     const uint8_t* quanta = tile.quanta;
     const int8_t* q = x.quanta;
+    alignas(64) float scales[kLanes * kLanes], zeros[kLanes * kLanes];
+    Floats sum = zero_floats();
     for (int64_t first = 0; first < blocks; first += kLanes) {
         const int64_t n = std::min(kLanes, blocks - first);
         transpose_scales(tile.scales + first, blocks, n, scales);
-        if (tile.zeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), n, kBits, zeros);
+        if (kZeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), n, kBits, zeros);
         for (int64_t b = 0; b < n; b += kBlocks) {
             Ints dots[kBlocks];
-            ahead.step(kLanes * 64 * kBits / 8);
+            ahead.step<kLanes * kBytes, kBlocks>();
             dot64<kBits, kBlocks>(quanta, pitch, q, dots);
-            quanta += 64 * kBits / 8, q += 64;
+            quanta += kBytes, q += 64;
             for (int64_t s = 1; s < steps; ++s) {
                 Ints more[kBlocks];
-                ahead.step(kLanes * 64 * kBits / 8);
+                ahead.step<kLanes * kBytes, 0>();
                 dot64<kBits, kBlocks>(quanta, pitch, q, more);
                 dots[0] = add_ints(dots[0], more[0]);
-                quanta += 64 * kBits / 8, q += 64;
+                quanta += kBytes, q += 64;
             }
-            for (int j = 0; j < kBlocks && b + j < n; ++j) {
+#pragma GCC unroll 4
+            for (int j = 0; j < kBlocks; ++j) {
+                if (kBlocks > 1 && b + j >= n) break;
                 const int64_t block = first + b + j;
-                const Floats zero = tile.zeros ? offset_zero<kBits>(load(zeros + kLanes * (b + j))) : middle;
+                const Floats zero = kZeros ? load(zeros + kLanes * (b + j)) : middle;
                 const Floats dot = negative_fma(zero, broadcast(x.sums[block]), to_floats(dots[j]));
                 sum = fma(dot, mul(load(scales + kLanes * (b + j)), broadcast(x.scales[block])), sum);
             }
         }
     }
+    return sum;
+}
+
+template <int kBits, bool kZeros>
+Floats tile_with_one(const Matrix& m, const Tile& tile, const Activations& x, Ahead ahead) {
+    if (m.block_size >= 64) return tile_with_one<kBits, 1, kZeros>(m, tile, x, ahead);
+    if (m.block_size == 32) return tile_with_one<kBits, 2, kZeros>(m, tile, x, ahead);
+    return tile_with_one<8, 4, kZeros>(m, tile, x, ahead);  // 4 bits in blocks of 16 go the other way
 }
 
 // kRows rows of activations with one tile, which is `unpacked` whole or, with kFresh, 64 columns at a time on the way.
@@ -173,7 +189,7 @@ void tile_with_some(const Matrix& m, const Tile& tile, Ahead& ahead, uint8_t* un
                     int64_t row, Floats* sums) {
     const int64_t blocks = m.blocks(), size = m.block_size, half = std::min<int64_t>(size / 8, 8);
     const int64_t steps = std::max<int64_t>(1, size / 64);
-    const Floats middle = broadcast(float(1 << (kBits - 1)) - kZeroOffset<kBits>);
+    const Floats middle = broadcast(float(1 << (kBits - 1)));
     for (int r = 0; r < kRows; ++r) sums[r] = zero_floats();
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t step = b * size / 64, in_step = b * size % 64;
@@ -182,7 +198,7 @@ void tile_with_some(const Matrix& m, const Tile& tile, Ahead& ahead, uint8_t* un
         Dots<kBits> dots[kRows], others[kRows];  // two chains a row: one alone would wait for its own last result
         for (int64_t s = step; s < step + steps; ++s) {
             if (kFresh && in_step == 0) {
-                ahead.step(kLanes * 64 * kBits / 8);
+                ahead.template step<kLanes * 64 * kBits / 8, 1>();
                 unpack64<kBits>(tile.quanta + s * 64 * kBits / 8, m.pitch(), unpacked);
             }
             const uint8_t* words = unpacked + (kFresh ? 0 : s * 64 * kLanes);
@@ -198,7 +214,7 @@ void tile_with_some(const Matrix& m, const Tile& tile, Ahead& ahead, uint8_t* un
 #pragma GCC unroll 8
             for (int r = 0; r < kRows; ++r) dots[r].widen(), others[r].widen();
         }
-        const Floats zero = zeros ? offset_zero<kBits>(load(zeros + kLanes * b)) : middle, scale = load(scales + kLanes * b);
+        const Floats zero = zeros ? load(zeros + kLanes * b) : middle, scale = load(scales + kLanes * b);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
             const int64_t at = (row + r) * x.blocks + b;
@@ -215,7 +231,7 @@ void tiles_with_some(const Matrix& m, const uint8_t* unpacked, const float* scal
                      int64_t row, Floats (*sums)[kPairRows]) {
     const int64_t blocks = m.blocks(), size = m.block_size, half = std::min<int64_t>(size / 8, 8);
     const int64_t steps = std::max<int64_t>(1, size / 64), tile_words = x.padded * kLanes, tile_factors = kLanes * blocks;
-    const Floats middle = broadcast(float(1 << (kBits - 1)) - kZeroOffset<kBits>);
+    const Floats middle = broadcast(float(1 << (kBits - 1)));
     for (int tile = 0; tile < 2; ++tile)
         for (int r = 0; r < kRows; ++r) sums[tile][r] = zero_floats();
     for (int64_t b = 0; b < blocks; ++b) {
@@ -241,7 +257,7 @@ void tiles_with_some(const Matrix& m, const uint8_t* unpacked, const float* scal
         for (int tile = 0; tile < 2; ++tile) {
             const float* at_scales = scales + tile * tile_factors + kLanes * b;
             const Floats scale = load(at_scales);
-            const Floats zero = zeros ? offset_zero<kBits>(load(zeros + tile * tile_factors + kLanes * b)) : middle;
+            const Floats zero = zeros ? load(zeros + tile * tile_factors + kLanes * b) : middle;
 #pragma GCC unroll 6
             for (int r = 0; r < kRows; ++r) {
                 const int64_t at = (row + r) * x.blocks + b;
@@ -264,7 +280,7 @@ void with_rows(int64_t rows, const Work& work) {
 template <int kBits>
 void unpack(const Matrix& m, const Tile& tile, Ahead ahead, uint8_t* unpacked) {
     for (int64_t s = 0; s < padded_columns(m) / 64; ++s) {
-        ahead.step(kLanes * 64 * kBits / 8);
+        ahead.step<kLanes * 64 * kBits / 8, 1>();
         unpack64<kBits>(tile.quanta + s * 64 * kBits / 8, m.pitch(), unpacked + s * 64 * kLanes);
     }
 }
@@ -293,13 +309,8 @@ void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t
         float* zeros = (float*)free;
         free += 2 * aligned(kLanes * blocks * 4);
         if (straight) {
-            Floats sum = zero_floats();
-            if (m.block_size >= 64)
-                tile_with_one<kBits, 1>(m, tile, x, Ahead(m, n, end), sum, scales, zeros);
-            else if (m.block_size == 32)
-                tile_with_one<kBits, 2>(m, tile, x, Ahead(m, n, end), sum, scales, zeros);
-            else
-                tile_with_one<8, 4>(m, tile, x, Ahead(m, n, end), sum, scales, zeros);
+            const Ahead ahead(m, n, end);
+            const Floats sum = tile.zeros ? tile_with_one<kBits, true>(m, tile, x, ahead) : tile_with_one<kBits, false>(m, tile, x, ahead);
             store_some(output + n, sum, there);
             continue;
         }
