@@ -23,6 +23,7 @@ from helium_onnx.errors import HeliumOnnxError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from helium_onnx.benchmark.report import BenchReport
     from helium_onnx.bundle import Bundle
     from helium_onnx.evaluation.gates import Gates
     from helium_onnx.evaluation.golden import GoldenReport
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from helium_onnx.verification import Check
 
 __all__ = [
+    "BenchReport",
     "Bundle",
     "Check",
     "FidelityComparison",
@@ -48,6 +50,7 @@ __all__ = [
     "ProgressEvent",
     "Recipe",
     "__version__",
+    "bench",
     "compare",
     "errors",
     "export",
@@ -61,6 +64,7 @@ __all__ = [
 
 #: Public types and where they are made; imported when first asked for.
 _TYPES = {
+    "BenchReport": "helium_onnx.benchmark.report",
     "Bundle": "helium_onnx.bundle",
     "Check": "helium_onnx.verification",
     "FidelityComparison": "helium_onnx.evaluation.report",
@@ -137,8 +141,12 @@ def load(
     provider: str = "cpu",
     context_length: int | None = None,
     threads: int | None = None,
+    kernels: Literal["auto", "native", "onnxruntime"] = "auto",
+    spin: bool = True,
     cache: bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    prefix_cache: int = 512_000_000,
+    draft: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> LanguageModel:
     """Load a bundle for generation. Needs no torch.
@@ -146,13 +154,23 @@ def load(
     ``context_length`` bounds prompt and new tokens, and so the memory of keys and values (default: the model's).
     ``threads`` defaults to the physical cores that this process may use. ``cache`` keeps weights prepacked for this
     machine (default: where it pays, from 64 MB), under ``cache_dir`` (default: ``~/.cache/helium-onnx``).
+
+    ``kernels``: ``native`` are those of this package, for quantized bundles on CPUs, ``onnxruntime`` those of ONNX
+    Runtime (which alone use ``cache``); ``auto`` takes the native ones where bundle and machine have them. ``spin``:
+    threads wait busily for their next piece of work; False is slower, and saves a battery.
+
+    ``prefix_cache`` bounds, in bytes, the keys and values that are kept for later prompts which begin with the same
+    tokens; 0 keeps none. ``draft`` is a second, faster bundle with the same tokenizer: it proposes tokens that this one
+    verifies, several at a time.
     """
     from helium_onnx.bundle import Bundle
     from helium_onnx.progress import silent
     from helium_onnx.resources import check_address_space, load_bytes
 
     bundle = Bundle.open(path)
-    check_address_space(load_bytes(bundle.total_bytes), "load")
+    drafting = None if draft is None else Bundle.open(draft)
+    total_bytes = bundle.total_bytes + (0 if drafting is None else drafting.total_bytes)
+    check_address_space(load_bytes(total_bytes), "load")
     from helium_onnx.loading import load_model
 
     return load_model(
@@ -160,8 +178,12 @@ def load(
         provider=provider,
         context_length=context_length,
         threads=threads,
+        kernels=kernels,
+        spin=spin,
         cache=cache,
         cache_dir=None if cache_dir is None else Path(cache_dir),
+        prefix_cache=prefix_cache,
+        draft=drafting,
         progress=progress or silent,
     )
 
@@ -274,6 +296,44 @@ def compare(
         limit=limit,
         max_tokens=max_tokens,
         max_new_tokens=max_new_tokens,
+        progress=progress,
+    )
+
+
+def bench(
+    path: str | os.PathLike[str],
+    *,
+    prompt: Sequence[int] | None = None,
+    past: Sequence[int] | None = None,
+    batch: Sequence[int] | None = None,
+    rounds: int | None = None,
+    quick: bool = False,
+    threads: int | None = None,
+    provider: str = "cpu",
+    cache: bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: ProgressCallback | None = None,
+) -> BenchReport:
+    """Measure load, prefill and decode of a bundle on this machine, and what the machine itself would allow.
+
+    ``prompt`` and ``past`` are numbers of tokens (default: 32, 128, 512, 2048 and 0, 512, 2048), ``batch`` numbers of
+    rows (1, 4, 16); what exceeds the model's context or the memory is left out, and the report says so. Each case is
+    measured in every one of ``rounds`` rounds (5); ``quick`` means fewer cases and rounds. ``threads``, ``provider``,
+    ``cache`` and ``cache_dir`` are as in ``load``. Takes minutes for a 2 B model; other programs disturb it.
+    """
+    from helium_onnx.benchmark import run
+
+    return run.bench(
+        path,
+        prompt=prompt,
+        past=past,
+        batch=batch,
+        rounds=rounds,
+        quick=quick,
+        threads=threads,
+        provider=provider,
+        cache=cache,
+        cache_dir=cache_dir,
         progress=progress,
     )
 

@@ -18,6 +18,7 @@
     ├── GenerationError             a request cannot be served
     │   ├── PromptError                 the prompt is not text that can be tokenized
     │   └── ContextOverflowError        prompt and new tokens do not fit the context
+    ├── SavedSessionError           the file of a saved session cannot be used or written
     ├── TextError                   a file of texts to measure on cannot be used
     ├── MissingDependencyError      an extra is not installed
     └── UsageError                  exit code 2: an option has a value that it cannot have
@@ -43,6 +44,7 @@ __all__ = [
     "ProviderError",
     "RecipeError",
     "ResourceError",
+    "SavedSessionError",
     "TargetExistsError",
     "TargetLockedError",
     "TextError",
@@ -139,6 +141,10 @@ class PromptError(GenerationError):
 
 class ContextOverflowError(GenerationError):
     """Prompt and new tokens do not fit the context."""
+
+
+class SavedSessionError(HeliumOnnxError):
+    """The file of a saved session cannot be used or written."""
 
 
 class TextError(HeliumOnnxError):

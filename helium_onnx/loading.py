@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import BundleError
+from helium_onnx.generation.draft_model import check_same_tokenizer
 from helium_onnx.generation.model import LanguageModel
 from helium_onnx.progress import ProgressCallback
-from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.opening import KernelChoice, open_session
 from helium_onnx.tokenizer import Tokenizer
 
 
@@ -31,26 +33,55 @@ def load_model(
     provider: str,
     context_length: int | None,
     threads: int | None,
+    kernels: KernelChoice = "auto",
+    spin: bool = True,
     cache: bool | None,
     cache_dir: Path | None,
+    prefix_cache: int = 0,
+    draft: Bundle | None = None,
     progress: ProgressCallback,
 ) -> LanguageModel:
     """See :func:`helium_onnx.load`."""
-    if bundle.task != "text-generation":
-        raise BundleError(f"{bundle.path} does not generate text", found=bundle.task, expected="text-generation")
-    with ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-tokenizer") as beside:
+    for one in (bundle, draft):
+        if one is not None and one.task != "text-generation":
+            raise BundleError(f"{one.path} does not generate text", found=one.task, expected="text-generation")
+    if draft is not None and _tokenizer_digest(draft) != _tokenizer_digest(bundle):
+        check_same_tokenizer(load_tokenizer(bundle), load_tokenizer(draft))  # now, not after a load of minutes
+    with ExitStack() as opened, ThreadPoolExecutor(1, thread_name_prefix="helium-onnx-tokenizer") as beside:
         tokenizer = beside.submit(load_tokenizer, bundle)
-        session = OnnxRuntimeSession(
+        session = open_session(
             bundle,
             provider=provider,
             context_length=context_length,
             threads=threads,
+            choice=kernels,
+            spin=spin,
             cache=cache,
             cache_dir=cache_dir,
             progress=progress,
         )
-        try:
-            return LanguageModel(session, tokenizer.result())
-        except BaseException:
-            session.close()
-            raise
+        opened.callback(session.close)
+        drafting = None
+        if draft is not None:
+            longest = int(draft.model_config["max_position_embeddings"])
+            drafting = load_model(
+                draft,
+                provider=provider,
+                context_length=None if context_length is None else min(context_length, longest),
+                threads=threads,
+                kernels="auto" if kernels == "native" else kernels,  # a float32 draft has none
+                spin=spin,
+                cache=cache,
+                cache_dir=cache_dir,
+                progress=progress,
+            )
+            opened.callback(drafting.close)
+        model = LanguageModel(
+            session, tokenizer.result(), draft=drafting, prefix_cache=prefix_cache, identity=bundle.digest
+        )
+        opened.pop_all()
+        return model
+
+
+def _tokenizer_digest(bundle: Bundle) -> str | None:
+    return next((file.sha256 for file in bundle.manifest.files if file.path == "tokenizer.json"), None)

@@ -86,6 +86,11 @@ class Tokenizer:
         return len(self._pieces)
 
     @property
+    def definition(self) -> str:
+        """tokenizer.json as it is used; tokenizers of equal definitions read and write texts alike."""
+        return self._json
+
+    @property
     def bos_token_id(self) -> int | None:
         return self._bos_token_id
 

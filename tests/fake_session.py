@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class FakePast:
         return FakePast(self.rows[index : index + 1], self.lengths[index : index + 1])
 
     def read_slots(self, start: int, stop: int) -> list[NDArray[np.int64]]:
-        return [np.array(self.rows[0][0][start:stop]).reshape(1, -1, 1)]
+        return [np.array(self.rows[0][0][start:stop], np.int64).reshape(1, -1, 1)]
 
     def write_slots(self, tensors: list[NDArray[np.int64]]) -> None:
         self.rows[0][0][self.lengths[0] :] = tensors[0].ravel().tolist()
@@ -48,19 +49,63 @@ class FakeSession:
         assert isinstance(past, FakePast)
         self._logits[:] = np.nan  # "only valid until the next call"
         self.calls.append((phase, input_ids.tolist()))
+        rows, new = input_ids.shape
         assert input_ids.dtype == np.int64
-        assert input_ids.shape[0] == len(past.rows)
-        assert input_ids.shape[0 if phase == "prefill" else 1] == 1
+        assert rows == len(past.rows) and new > 0
+        assert rows == 1 or (phase, new) == ("decode", 1)
         if self.interrupt_at == len(self.calls) - 1:
             raise KeyboardInterrupt
-        self._logits = np.empty((len(past.rows), 1, self.vocab_size), dtype=np.float32)
+        self._logits = np.empty((rows, 1 if phase == "prefill" else new, self.vocab_size), dtype=np.float32)
         for index, (ids, prompt) in enumerate(past.rows):
             ids[past.lengths[index] :] = input_ids[index].tolist()
             prompt[:] = prompt or [len(ids)]
             past.lengths[index] = len(ids)
             assert len(ids) <= self.context_length
-            random = np.random.default_rng(zlib.crc32(np.array(ids).tobytes()))
-            self._logits[index, 0] = random.standard_normal(self.vocab_size) * 3
-            if step := self.script[len(ids) - prompt[0] :][:1]:
-                self._logits[index, 0, step[0]] = 50
+            for back, logits in enumerate(self._logits[index, ::-1]):
+                logits[:] = self.logits(ids[: len(ids) - back], prompt[0])
         return self._logits
+
+    def logits(self, ids: list[int], prompt_tokens: int) -> NDArray[np.float32]:
+        """``[vocab_size]``, after ``ids``, of which so many were the prompt."""
+        random = np.random.default_rng(zlib.crc32(np.array(ids).tobytes()))
+        logits = (random.standard_normal(self.vocab_size) * 3).astype(np.float32)
+        if step := self.script[len(ids) - prompt_tokens :][:1]:
+            logits[step[0]] = 50
+        return logits
+
+
+class LoopingSession(FakeSession):
+    """A text that soon repeats itself: logits follow from the last ``order`` tokens, and only some ids are likely."""
+
+    def __init__(self, *, likely: int = 40, order: int = 2, noise: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self._likely, self._order, self._noise = likely, order, noise  # another noise is another model, a similar one
+
+    def logits(self, ids: list[int], prompt_tokens: int) -> NDArray[np.float32]:
+        seed = zlib.crc32(np.array(ids[-self._order :]).tobytes())
+        logits = np.full(self.vocab_size, -20, np.float32)
+        logits[300 : 300 + self._likely] = np.random.default_rng(seed).standard_normal(self._likely) * 3
+        if self._noise:
+            logits += np.random.default_rng((seed, self._noise)).standard_normal(self.vocab_size).astype(np.float32)
+        if step := self.script[len(ids) - prompt_tokens :][:1]:
+            logits[step[0]] = 50
+        return logits
+
+
+class ChunkedSession(FakeSession):
+    """Keys, values and logits depend on how a text was split into calls, as kernels' rounding does: on each call's
+    width, and in a prefill on where it lies between multiples of ``exact_split``.
+    """
+
+    exact_split = 8
+
+    def run(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+        assert isinstance(past, FakePast)
+        if not past.rows[0][1]:  # the first call's tokens are the prompt, whatever their number of pieces
+            past.rows[0][1].append(int(past.lengths[0]) + input_ids.shape[1])
+        chunk = self.exact_split if phase == "prefill" else 1 << 20
+        stops = range(chunk - int(past.lengths[0]) % chunk, input_ids.shape[1], chunk)
+        for piece in np.split(input_ids, list(stops), axis=1):
+            mark = (1 + piece.shape[1] + 1000 * (phase == "decode")) * self.vocab_size
+            logits = super().run(phase, piece + mark, past)
+        return logits

@@ -23,7 +23,8 @@ from helium_onnx.bundle import Bundle
 from helium_onnx.errors import PromptError, UsageError
 from helium_onnx.evaluation.harness_prefix import PrefixSession
 from helium_onnx.evaluation.harness_scoring import scores
-from helium_onnx.generation.loop import Loop, Request
+from helium_onnx.generation.loop import Loop
+from helium_onnx.generation.request import Request
 from helium_onnx.generation.sampling import SamplingOptions
 
 #: The harness shows what is logged under its own name.

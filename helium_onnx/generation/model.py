@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, Unpack
 
-from helium_onnx.errors import ContextOverflowError, GenerationError, PromptError, TokenizerError, UsageError
-from helium_onnx.generation.loop import Loop, Request
+from helium_onnx.errors import PromptError, TokenizerError, UsageError
+from helium_onnx.generation.draft_length import DraftLength
+from helium_onnx.generation.draft_model import MODEL_PRIORS, DraftModel, DraftTimes, check_same_tokenizer
+from helium_onnx.generation.loop import Loop
+from helium_onnx.generation.prefix_cache import PrefixCache
+from helium_onnx.generation.prompt_lookup import MATCH_PRIORS, PromptLookup
+from helium_onnx.generation.request import GenerationOptions, Request, make_request
 from helium_onnx.generation.result import GenerationResult
-from helium_onnx.generation.sampling import SamplingOptions
-from helium_onnx.generation.stopping import StopStrings
+from helium_onnx.generation.speculation import Speculation
+from helium_onnx.generation.text_iterator import TextIterator
 from helium_onnx.runtimes.session import Session
 from helium_onnx.tokenizer import Tokenizer
 
 
-class GenerationOptions(TypedDict, total=False):
-    """The keywords of ``generate`` and ``stream``; ``SamplingOptions`` says more of the first six.
-
-    temperature, top_k, top_p, min_p, repetition_penalty, seed: how a token is chosen; by default greedily.
-    max_new_tokens: tokens to generate at most; 128.
-    stop: one stop string or several; none. They are no part of the text.
-    logprobs: report the log-probability of each token and of this many alternatives; None.
-    parse_special: let ``</s>`` and the like in the prompt be control tokens; False, since a prompt is a user's.
-    ignore_eos: go on after the eos token; False.
-    """
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: str | Sequence[str]
-    logprobs: int | None
-    parse_special: bool
-    ignore_eos: bool
-
-
 class LanguageModel:
-    """A session and its tokenizer. Serves one request at a time, and is not safe to share between threads.
+    """A session and its tokenizer. Serves one request at a time, and is not safe to share between threads."""
 
-    Raises:
-        TokenizerError: the two have vocabularies of different sizes.
-    """
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        *,
+        draft: LanguageModel | None = None,
+        prefix_cache: int = 0,
+        identity: str | None = None,
+    ) -> None:
+        """See :func:`helium_onnx.load`. The draft model is closed with this one.
 
-    def __init__(self, session: Session, tokenizer: Tokenizer) -> None:
+        ``prefix_cache`` is in bytes. ``identity`` tells the session's keys and values from those of other models in
+        saved sessions: for a bundle, its digest. Without one, sessions cannot be saved.
+
+        Raises:
+            TokenizerError: session and tokenizer have vocabularies of different sizes, or the draft model has another
+                tokenizer.
+            UsageError: ``prefix_cache`` is negative.
+        """
+        self.session: Session = session
+        self.tokenizer: Tokenizer = tokenizer
         if session.vocab_size != tokenizer.vocab_size:
             raise TokenizerError(
                 "The tokenizer does not fit the model",
@@ -55,8 +53,18 @@ class LanguageModel:
                 expected=f"{session.vocab_size}, the model's vocab_size",
                 remedy="take the tokenizer.json of the same bundle",
             )
-        self.session = session
-        self.tokenizer = tokenizer
+        if draft is not None:
+            check_same_tokenizer(tokenizer, draft.tokenizer)
+        if prefix_cache < 0:
+            raise UsageError("prefix_cache is out of range", found=prefix_cache, expected="bytes; 0 for none")
+        self._draft = draft
+        self._identity = identity
+        # Where nothing could ever be taken from it, nothing is copied into it.
+        reusable = prefix_cache > 0 and session.exact_split > 0
+        self._prefix_cache = PrefixCache(session.exact_split, prefix_cache) if reusable else None
+        # What steps take is learned once, not in each request.
+        self._lookup_lengths = DraftLength(MATCH_PRIORS)
+        self._model_lengths, self._draft_times = DraftLength(MODEL_PRIORS), DraftTimes()
         self._latest: object = None
 
     def generate(
@@ -99,11 +107,43 @@ class LanguageModel:
             raise PromptError("The prompt is no text", found=f"a {type(prompt).__name__}", expected="one str")
         return TextIterator(*self._begin(self._request(prompt, options)))
 
+    def save_session(self, path: str | os.PathLike[str]) -> None:
+        """Write the prefix cache to a file: the token ids of earlier texts, and their keys and values.
+
+        A file that is there is replaced, in one step: whatever interrupts it, the old one or the new one is whole.
+
+        Raises:
+            UsageError: the model has no prefix cache.
+            SavedSessionError: the file cannot be written.
+        """
+        from helium_onnx.generation import saved_session
+
+        cache, identity = self._saveable()
+        saved_session.save(Path(path), cache, identity)
+
+    def load_session(self, path: str | os.PathLike[str]) -> None:
+        """Take what ``save_session`` wrote into the prefix cache. Ends a stream that is in progress.
+
+        What does not fit the cache's bytes is left out, the least recently used first. After an error the cache is what
+        it was.
+
+        Raises:
+            UsageError: the model has no prefix cache.
+            SavedSessionError: the file is missing, damaged, of another format version, or of another bundle.
+        """
+        from helium_onnx.generation import saved_session
+
+        cache, identity = self._saveable()
+        self._latest = object()  # the past that is asked for here takes the place of a running request's
+        saved_session.load(Path(path), cache, identity, self.session.new_past(1))
+
     def close(self) -> None:
-        """Close the session, if it is one that can be closed."""
+        """Close the session, if it is one that can be closed, and the draft model."""
         close = getattr(self.session, "close", None)
         if close is not None:
             close()
+        if self._draft is not None:
+            self._draft.close()
 
     def __enter__(self) -> Self:
         return self
@@ -112,130 +152,42 @@ class LanguageModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _request(self, prompts: str | Sequence[str], options: GenerationOptions) -> Request:
+        return make_request(self.tokenizer, self.session.context_length, prompts, options)
 
     def _begin(self, request: Request) -> tuple[Loop, Iterator[tuple[int, str]]]:
         token = self._latest = object()
-        loop = Loop(self.session, self.tokenizer, request, is_current=lambda: self._latest is token)
+        request = request.seeded()
+        loop = Loop(
+            self.session,
+            self.tokenizer,
+            request,
+            is_current=lambda: self._latest is token,
+            prefix_cache=self._prefix_cache,
+            speculation=self._speculation(request),
+        )
         return loop, loop.events()
 
-    def _request(self, prompts: str | Sequence[str], options: GenerationOptions) -> Request:
-        """Check everything that can be checked before the model runs."""
-        unknown = set(options) - set(GenerationOptions.__annotations__)
-        if unknown:
-            raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-        sampling = SamplingOptions(**{name: options[name] for name in _SAMPLING if name in options})  # type: ignore[literal-required]
-        max_new_tokens = options.get("max_new_tokens", 128)
-        logprobs = options.get("logprobs")
-        _check_integer("max_new_tokens", max_new_tokens, minimum=1)
-        if logprobs is not None:
-            _check_integer("logprobs", logprobs, minimum=0)
-        stop = options.get("stop", ())
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        StopStrings(stop)  # raises UsageError
-        encoded = tuple(
-            self.tokenizer.encode(prompt, parse_special=options.get("parse_special", False))
-            for prompt in _as_list(prompts)
-        )
-        for index, ids in enumerate(encoded):
-            self._check_fit(index, len(ids), int(max_new_tokens))
-        return Request(
-            prompt_ids=encoded,
-            max_new_tokens=int(max_new_tokens),
-            sampling=sampling,
-            stop=stop,
-            logprobs=None if logprobs is None else int(logprobs),
-            ignore_eos=options.get("ignore_eos", False),
-        )
+    def _speculation(self, request: Request) -> Speculation | None:
+        """As the request's ``speculation`` says; None for several prompts, since verification takes one row."""
+        if len(request.prompt_ids) > 1 or request.speculation == "off":
+            return None
+        if request.speculation == "auto" and self._draft is not None:
+            drafter = DraftModel(self._draft.session, request.sampling, self._draft_times)
+            return Speculation(drafter, self._model_lengths)
+        if request.speculation == "auto" and self.session.exact_split != 1:
+            return None
+        # Another text repeats itself otherwise; a draft model's quality is much the same.
+        self._lookup_lengths.begin_text()
+        return Speculation(PromptLookup(), self._lookup_lengths)
 
-    def _check_fit(self, index: int, prompt_tokens: int, max_new_tokens: int) -> None:
-        context = self.session.context_length
-        room = context - prompt_tokens
-        if max_new_tokens <= room:
-            return
-        if room < 1:
-            raise ContextOverflowError(
-                f"Prompt {index} leaves no room in the context",
-                found=f"{prompt_tokens} prompt tokens",
-                expected=f"at most {context - 1} of a context of {context}",
-                remedy="shorten the prompt, or export with a larger context",
-            )
-        raise ContextOverflowError(
-            f"Prompt {index} and the new tokens do not fit the context",
-            found=f"{prompt_tokens} prompt tokens and max_new_tokens={max_new_tokens}",
-            expected=f"a sum of at most {context}",
-            remedy=f"max_new_tokens={room} would fit, or shorten the prompt",
-        )
-
-
-class TextIterator:
-    """The pieces of one text. ``result`` is there after the last, or after ``close()``.
-
-    Ctrl-C in the middle of a step is raised as usual; ``result`` then holds what there is, as ``interrupted``.
-    """
-
-    def __init__(self, loop: Loop, events: Iterator[tuple[int, str]]) -> None:
-        self._loop = loop
-        self._events = events
-        self._result: GenerationResult | None = None
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        if self._result is not None:
-            raise StopIteration
-        try:
-            return next(self._events)[1]
-        except StopIteration:
-            self._result = self._loop.result()
-            raise
-        except KeyboardInterrupt:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """End the text here, unless it has ended."""
-        if self._result is None:
-            self._loop.interrupt()
-            self._result = self._loop.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @property
-    def result(self) -> GenerationResult:
-        """The whole result.
-
-        Raises:
-            GenerationError: the text has not ended yet.
-        """
-        if self._result is None:
-            raise GenerationError(
-                "The result is not there yet", found="a stream in progress", remedy="read it to its end, or close() it"
-            )
-        return self._result
-
-
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-
-
-def _as_list(prompts: object) -> list[str]:
-    if isinstance(prompts, str):
-        return [prompts]
-    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
-        raise PromptError("The prompt is no text", found=f"a {type(prompts).__name__}", expected="a str or several")
-    if not prompts:
-        raise UsageError("There is no prompt", found="an empty sequence", expected="at least one str")
-    return list(prompts)
-
-
-def _check_integer(name: str, value: object, *, minimum: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise UsageError(
-            f"{name} has a value that it cannot have", found=repr(value), expected=f"an integer >= {minimum}"
-        )
+    def _saveable(self) -> tuple[PrefixCache, str]:
+        if self._prefix_cache is not None and self._identity is not None:
+            return self._prefix_cache, self._identity
+        found, remedy = "no prefix cache", "load the bundle with prefix_cache (--prefix-cache) above 0"
+        if self.session.exact_split == 0:
+            found, remedy = "kernels whose keys and values cannot be reused exactly", "choose another provider"
+        elif self._identity is None:
+            found, remedy = "a model that no bundle identifies", "give LanguageModel an identity"
+        raise UsageError("this model has no session to save or to continue", found=found, remedy=remedy)

@@ -12,17 +12,20 @@ from helium_onnx.errors import UsageError
 #: ``eos``: the model ended the text. ``stop``: a stop string did. ``length``: max_new_tokens were generated.
 #: ``interrupted``: the caller (Ctrl-C, ``close()``) ended it; the text so far is kept.
 FinishReason: TypeAlias = Literal["eos", "stop", "length", "interrupted"]
+#: Who drafts: the text's own repetitions, or a second model.
+SpeculationMethod: TypeAlias = Literal["prompt-lookup", "draft-model"]
 
 
 @dataclass(frozen=True)
 class Timings:
     """Wall-clock times of one request, all its prompts together.
 
-    ``prefill_seconds`` and ``decode_seconds`` hold running the model, sampling and decoding text, not what the caller
-    does with a piece of it; ``total_seconds`` holds everything from the first prefill to the end, and
-    ``time_to_first_token_seconds`` from there to the first token of the first prompt. ``prefill_tokens_per_second``
-    counts prompt tokens; ``decode_tokens_per_second`` the tokens of all prompts that decode steps gave (the first
-    token of each comes from prefill). A rate over no time is 0.
+    ``prefill_seconds`` and ``decode_seconds`` hold running the model (and a draft model: over the prompt, and to make
+    drafts), sampling and decoding text, not what the caller does with a piece of it; ``total_seconds`` holds everything
+    from the first prefill to the end, and ``time_to_first_token_seconds`` from there to the first token of the first
+    prompt. ``prefill_tokens_per_second`` counts the prompt tokens that were computed, not those from the prefix cache;
+    ``decode_tokens_per_second`` the tokens of all prompts that decode steps gave (the first token of each comes from
+    prefill). A rate over no time is 0.
     """
 
     prefill_seconds: float
@@ -48,6 +51,27 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class SpeculationStatistics:
+    """What drafting did in one request.
+
+    Attributes:
+        method: who drafted.
+        steps: decode steps, those without a draft included.
+        drafting_steps: those with a draft.
+        drafted: tokens of all drafts.
+        accepted: those that became tokens of the text.
+        tokens_per_step: tokens that decode steps gave, for each; 1 is plain decoding.
+    """
+
+    method: SpeculationMethod
+    steps: int
+    drafting_steps: int
+    drafted: int
+    accepted: int
+    tokens_per_step: float
+
+
+@dataclass(frozen=True)
 class Generation:
     """The continuation of one prompt.
 
@@ -60,6 +84,7 @@ class Generation:
         seed: the seed in use, to repeat this request with; None where the choice was greedy.
         logprobs: one for each of ``token_ids``; None where none were asked for.
         stop: the stop string that ended the text, for ``finish_reason`` ``stop``.
+        cached_tokens: tokens of the prompt that came from the prefix cache, and were not computed.
     """
 
     text: str
@@ -69,14 +94,19 @@ class Generation:
     seed: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
     stop: str | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """One ``Generation`` for each prompt, in their order, and the timings of the request."""
+    """One ``Generation`` for each prompt, in their order, and the timings of the request.
+
+    ``speculation`` is None where every step was a plain one by rule: several prompts, or speculation switched off.
+    """
 
     generations: tuple[Generation, ...]
     timings: Timings
+    speculation: SpeculationStatistics | None = None
 
     def __len__(self) -> int:
         return len(self.generations)
@@ -110,6 +140,7 @@ class GenerationResult:
         return {
             "generations": [_plain(asdict(generation)) for generation in self.generations],
             "timings": asdict(self.timings),
+            "speculation": None if self.speculation is None else asdict(self.speculation),
         }
 
 

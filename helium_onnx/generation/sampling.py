@@ -94,6 +94,7 @@ class Sampler:
         self.options = options
         self.seed = draw_seed() if options.seed is None else int(options.seed)
         self._random = SplitMix64(self.seed, row)
+        self._takes_largest = options.temperature == 0 and options.repetition_penalty == 1
 
     def sample(self, logits: NDArray[np.float32], history_ids: Sequence[int]) -> int:
         """The next token. ``logits`` is ``[vocab_size]``, ``history_ids`` the prompt and what was generated so far.
@@ -101,10 +102,18 @@ class Sampler:
         Raises:
             GenerationError: a logit is NaN or +inf, or all are -inf.
         """
+        if self._takes_largest and logits.size:
+            # A copy in float64 has the same maximum. NaN counts as one, and +inf or -inf is one only where it must not.
+            token_id = int(logits.argmax())
+            if math.isfinite(logits[token_id]):
+                return token_id
         scores = self._penalized(logits, history_ids)
         if self.options.temperature == 0:
             return int(np.argmax(scores))
-        ids, weights = self._kept(scores)
+        return self.draw(*self._kept(scores))
+
+    def draw(self, ids: NDArray[np.int64], weights: NDArray[np.float64]) -> int:
+        """One of ``ids``, ascending, by ``weights`` that need not sum to 1, with the next uniform of the row."""
         target = self._random.next_uniform() * _running_sum(weights)[-1]
         ranks = _ranked_until(weights, target)
         chosen = int(np.searchsorted(_running_sum(weights[ranks]), target, side="right"))

@@ -35,8 +35,7 @@ def open_session(
         ProviderError: native kernels were asked for, and bundle or machine lack them.
         And what loading raises.
     """
-    if choice not in get_args(KernelChoice):
-        raise UsageError("there are no such kernels", found=repr(choice), expected=", ".join(get_args(KernelChoice)))
+    choice = checked_choice(choice)
     possible = provider == "cpu" and can_run(bundle)
     if choice == "native" and not possible:
         raise _not_native(bundle, provider)
@@ -54,6 +53,14 @@ def open_session(
         cache_dir=cache_dir,
         progress=progress,
     )
+
+
+def checked_choice(asked: str) -> KernelChoice:
+    """``asked`` as one of the choices; UsageError where it is none."""
+    for choice in get_args(KernelChoice):
+        if choice == asked:
+            return choice  # type: ignore[no-any-return]
+    raise UsageError("there are no such kernels", found=repr(asked), expected=", ".join(get_args(KernelChoice)))
 
 
 def _not_native(bundle: Bundle, provider: str) -> ProviderError:

@@ -51,6 +51,7 @@ def test_to_dict_survives_strict_json() -> None:
             }
         ],
         "stop": None,
+        "cached_tokens": 0,
     }
     assert (second["finish_reason"], second["stop"], second["logprobs"]) == ("stop", "\n", None)
     assert third["logprobs"][0]["logprob"] is None

@@ -70,6 +70,15 @@ def test_greedy_takes_the_lowest_of_equal_ids_and_obeys_the_penalty() -> None:
     assert Sampler(SamplingOptions(repetition_penalty=1.5)).sample(negative, [0, 0]) == 1
 
 
+@given(st.lists(st.one_of(st.floats(-5, 5, width=32).map(round), st.just(-math.inf)), min_size=1, max_size=40))
+def test_greedy_choice_needs_no_float64(logits: list[float]) -> None:
+    """The quick way for float32 rows gives what the documented arithmetic gives."""
+    array = np.array([*logits, -6], np.float32)
+    assert Sampler(SamplingOptions()).sample(array, [0, 0]) == int(np.argmax(array.astype(np.float64)))
+    ids, probabilities = Sampler(SamplingOptions()).distribution(array, [0, 0])
+    assert (ids.tolist(), probabilities.tolist()) == ([Sampler(SamplingOptions()).sample(array, [])], [1.0])
+
+
 def splitmix64(state: int) -> Any:
     while True:
         state = (state + 0x9E3779B97F4A7C15) % 2**64
