@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
-from helium_onnx.errors import HeliumOnnxError, UsageError
+from helium_onnx import pages
 from helium_onnx.evaluation import charts, tables
 from helium_onnx.evaluation.gates import Gates
 from helium_onnx.evaluation.report import FidelityReport
+from helium_onnx.pages import Chart, check_target
 from helium_onnx.terminal import visible
 
 #: Bundles whose figures stand side by side on a page of A4 as it is; more turn it.
@@ -24,48 +19,14 @@ _UPRIGHT = 4
 _LAYERS = "Relative squared error that the stored weights alone cause, activations in float32."
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A chart with what it shows, for those who see it and those who do not."""
-
-    title: str
-    caption: str
-    svg: Markup
-
-
-def check_target(path: Path) -> None:
-    """Raise UsageError where no file can be written at ``path``."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", expected="the name of a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", remedy="make it, or choose another place for the page")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"no file can be written in {path.parent}", remedy="choose another place for the page")
-
-
 def write(reports: Sequence[FidelityReport], path: Path, gates: Gates | None) -> None:
     """Render ``reports`` and write the page, whole or not at all. Raises HeliumOnnxError, UsageError."""
     check_target(path)
-    text = render(reports, gates).encode("utf-8", errors="replace")
-    partial = path.with_name(f".{path.name[:200]}.partial-{secrets.token_hex(8)}")
-    try:
-        partial.write_bytes(text)
-        partial.replace(path)
-    except OSError as error:
-        raise HeliumOnnxError(f"{path} cannot be written", found=error.strerror) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    pages.write(render(reports, gates), path)
 
 
 def render(reports: Sequence[FidelityReport], gates: Gates | None = None) -> str:
     """The page's text. ``reports`` are of the same windows; one makes a report, several a comparison."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters: dict[str, Callable[..., str]] = {
         "figure": tables.figure,
         "figure4": tables.figure4,
@@ -74,8 +35,7 @@ def render(reports: Sequence[FidelityReport], gates: Gates | None = None) -> str
         "error": tables.error,
         "visible": visible,
     }
-    environment.filters.update(filters)
-    template = environment.get_template("report.html.jinja")
+    template = pages.template(Path(__file__).with_name("report.html.jinja"), filters)
     names = charts.labels(reports)
     summaries = [tables.summary(report) for report in reports]
     return template.render(
@@ -115,5 +75,4 @@ def _charts(reports: Sequence[FidelityReport]) -> list[Chart]:
         ("Largest difference of a logit", "Over all windows and tokens, by position in the window." + few,
          charts.max_abs_by_position(reports))
     )  # fmt: skip
-    # matplotlib escapes what it writes into an SVG.
-    return [Chart(title, caption, Markup(svg)) for title, caption, svg in drawn]
+    return [Chart(*chart) for chart in drawn]

@@ -215,10 +215,9 @@ def test_an_interrupted_run_leaves_no_file(
 
 def test_without_the_packages_of_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "helium_onnx.evaluation.page", raising=False)
-    monkeypatch.delitem(sys.modules, "helium_onnx.evaluation.charts", raising=False)
-    for name in ("page", "charts"):  # where an import statement looks first
-        monkeypatch.delattr(f"helium_onnx.evaluation.{name}", raising=False)
+    for package, name in (("evaluation", "page"), ("evaluation", "charts"), ("pages", "drawing")):
+        monkeypatch.delitem(sys.modules, f"helium_onnx.{package}.{name}", raising=False)
+        monkeypatch.delattr(f"helium_onnx.{package}.{name}", raising=False)  # where an import statement looks first
     result = invoke("validate", "out", "--against", "c", "--text", "t", "--html", tmp_path / "r.html")
     assert result.exit_code == 1
     assert "pip install 'helium-onnx[eval]'" in result.stderr
