@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from helium_onnx.bundle import Bundle, BundleWriter
 from helium_onnx.contract import GRAPH_FILES, GRAPHS, WEIGHTS_FILE, TensorSpec
-from helium_onnx.manifest import FORMAT_VERSION, FileRecord, GraphRecord, Manifest, TensorRecord
+from helium_onnx.manifest import FORMAT_VERSION, MANIFEST_FILE, FileRecord, GraphRecord, Manifest, TensorRecord
 
 #: hidden 8, inner 16, 2 layers, 2 heads of 4, 1 key/value head, vocabulary 32
 CONFIG = {
@@ -116,6 +117,22 @@ def write_bundle(
         write_files(writer.folder, label)
         before_commit(writer.folder)
         return writer.commit(manifest())
+
+
+def forge(
+    source: Path,
+    target: Path,
+    *,
+    change: Callable[[Path], object] = lambda _: None,
+    manifest: Callable[[Manifest], Manifest] = lambda m: m,
+) -> Path:
+    """A copy of a bundle, changed, whose manifest describes the change: nothing is damaged, and yet it is wrong."""
+    with BundleWriter(target, force=False, expected_bytes=0) as writer:
+        shutil.copytree(source, writer.folder, dirs_exist_ok=True)
+        (writer.folder / MANIFEST_FILE).unlink()
+        change(writer.folder)
+        writer.commit(manifest(Bundle.open(source).manifest))
+    return target
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
 
 import helium_onnx
+from helium_onnx import kernels
+from helium_onnx.kernels.build import compiler
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "helium-docs-7m"
 
@@ -31,3 +34,14 @@ def sample_bundle_fp32(sample_checkpoint: Path, tmp_path_factory: pytest.TempPat
     out = tmp_path_factory.mktemp("bundles") / "fp32"
     helium_onnx.export(sample_checkpoint, out, recipe="cpu-fp32")
     return out
+
+
+@pytest.fixture(scope="session")
+def native_kernels() -> ctypes.CDLL:
+    """The library of our own kernels. Where a compiler could have built it, a test that needs it fails without."""
+    library = kernels.library()
+    if library is None:
+        remedy = "build it: python -m helium_onnx.kernels.build"
+        assert compiler() is None, f"{kernels.LIBRARY} is missing or cannot be loaded; {remedy}"
+        pytest.skip("there is no C++ compiler, and so no library of kernels")
+    return library

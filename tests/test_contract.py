@@ -50,6 +50,27 @@ def test_outputs_come_layer_by_layer(graph: contract.Graph, positions: str) -> N
     ]
 
 
+SLOTS = PAST.replace("past_sequence_length", "context_length")
+
+
+@pytest.mark.parametrize(("graph", "positions"), [("native_prefill", "1"), ("native_decode", "sequence_length")])
+@pytest.mark.parametrize("cache", ["float32", "float16"])
+def test_native_graphs(graph: contract.NativeGraph, positions: str, cache: str) -> None:
+    """Keys and values are float16 there, whatever the recipe's are elsewhere."""
+    sizes = Sizes(num_hidden_layers=1)
+    assert [str(spec) for spec in contract.tensors(graph, "input", sizes, cache=cache)] == [
+        "input_ids [batch_size, sequence_length] int64",
+        "past_lengths [batch_size] int64",
+        f"past_key_values.0.key {SLOTS} float16",
+        f"past_key_values.0.value {SLOTS} float16",
+    ]
+    assert [str(spec) for spec in contract.tensors(graph, "output", sizes, cache=cache)] == [
+        f"logits [batch_size, {positions}, 11] float32",
+        f"present.0.key {SLOTS} float16",
+        f"present.0.value {SLOTS} float16",
+    ]
+
+
 def test_precisions_reach_their_rows_alone() -> None:
     kinds = {
         spec.name: spec.dtype
@@ -76,13 +97,18 @@ def test_each_dimension_is_a_symbol_a_size_or_a_number() -> None:
 
 def test_every_graph_has_a_file() -> None:
     assert set(contract.GRAPH_FILES) == set(contract.GRAPHS) == set(get_args(contract.Graph))
+    assert set(contract.NATIVE_GRAPH_FILES) == set(contract.NATIVE_GRAPHS) == set(get_args(contract.NativeGraph))
+    files = [contract.graph_file(graph) for graph in (*contract.GRAPHS, *contract.NATIVE_GRAPHS)]
+    assert files == [*contract.GRAPH_FILES.values(), *contract.NATIVE_GRAPH_FILES.values()]
+    assert len(set(files)) == 5
 
 
 def test_the_table_has_a_line_for_each_name() -> None:
     lines = contract.markdown().splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert {len(row) for row in cells} == {4}
-    assert [row[0].strip("`") for row in cells[2:]] == list(dict.fromkeys(row.name for row in contract.TABLE))
+    portable = [row.name for row in contract.TABLE if set(row.graphs) & set(contract.GRAPHS)]
+    assert [row[0].strip("`") for row in cells[2:]] == list(dict.fromkeys(portable))
     logits = next(row for row in cells if row[0] == "`logits`")
     assert logits[1] == "`[batch_size, 1, vocab_size]` compute"
     assert logits[2] == "`[batch_size, sequence_length, vocab_size]` compute"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 import zipfile
@@ -14,12 +16,18 @@ from pathlib import Path
 
 import pytest
 
+import helium_onnx
 from helium_onnx._version import __version__
+from helium_onnx.kernels.build import compiler
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "export").glob("*.toml"))
+
+LIBRARY = "helium_onnx/kernels/libhelium_kernels.so"
+SOURCES = ROOT / "helium_onnx" / "kernels" / "src"
+PLATFORM = sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -81,7 +89,9 @@ def test_the_wheel_holds_the_package_and_the_recipes_and_no_tests(wheel: Path) -
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
-    assert wheel.name == f"helium_onnx-{__version__}-py3-none-any.whl"
+    assert wheel.name == f"helium_onnx-{__version__}-py3-none-{PLATFORM if compiler() else 'any'}.whl"
+    assert (LIBRARY in names) == (compiler() is not None)
+    assert {path.relative_to(ROOT).as_posix() for path in SOURCES.iterdir()} <= set(names)  # to build it later
     assert {name.split("/")[0] for name in names} == {"helium_onnx", f"helium_onnx-{__version__}.dist-info"}
     assert (
         sorted(Path(name).name for name in names if name.startswith("helium_onnx/recipes/") and "toml" in name)
@@ -89,6 +99,7 @@ def test_the_wheel_holds_the_package_and_the_recipes_and_no_tests(wheel: Path) -
     )
     assert "helium_onnx/py.typed" in names
     assert {"helium_onnx/recipes/calibration.jsonl", "helium_onnx/evaluation/report.html.jinja"} <= set(names)
+    assert {"helium_onnx/benchmark/bench.html.jinja", "helium_onnx/pages/page.html.jinja"} <= set(names)
     assert f"helium_onnx-{__version__}.dist-info/licenses/LICENSE" in names
     assert not [name for name in names if "test" in Path(name).name or name.endswith((".pyc", ".onnx", ".safetensors"))]
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "helium_onnx").rglob("*.py")}
@@ -104,11 +115,54 @@ def test_the_sdist_holds_what_builds_and_tests_it(dist: Path) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt", "tests/conftest.py"} <= names
     assert {f"export/{name}" for name in RECIPES} <= names
     assert "samples/helium-docs-7m/model.safetensors" in names
+    assert {"hatch_build.py", *(path.relative_to(ROOT).as_posix() for path in SOURCES.iterdir())} <= names
     assert not [name for name in names if ".venv" in name or "__pycache__" in name or name.startswith("out/")]
+    assert not [name for name in names if ".so" in Path(name).suffixes]
+
+
+@pytest.fixture(scope="module")
+def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist as a user unpacks it."""
+    folder = tmp_path_factory.mktemp("sdist")
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HELIUM_ONNX_KERNELS": "0"}, ""),
+        ({"CXX": "false"}, "without native kernels"),
+        ({"CXX": "none"}, "no C++ compiler"),
+    ],
+)
+def test_a_wheel_without_kernels(variables: dict[str, str], said: str, unpacked: Path, tmp_path: Path) -> None:
+    """It is asked for, or the compiler fails, or there is none: for any platform, then."""
+    done = build_wheel(unpacked, tmp_path, variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    (made,) = tmp_path.iterdir()
+    assert made.name == f"helium_onnx-{__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(made) as archive:
+        assert LIBRARY not in archive.namelist()
+
+
+def test_kernels_that_are_asked_for_and_cannot_be_built(unpacked: Path, tmp_path: Path) -> None:
+    done = build_wheel(unpacked, tmp_path, {"HELIUM_ONNX_KERNELS": "1", "CXX": "none"})
+    assert done.returncode != 0
+    assert "no C++ compiler" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def build_wheel(source: Path, out: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
 
 
 def test_the_environment_has_no_framework(run: Run) -> None:
-    for name in ("torch", "onnx", "transformers", "safetensors"):
+    for name in ("torch", "onnx", "transformers"):
         assert (
             f"No module named '{name}'"
             in run("python", "-c", f"try: import {name}\nexcept ImportError as e: print(e)").stdout
@@ -133,6 +187,20 @@ def test_generate_inspect_and_verify(run: Run, bundle: Path) -> None:
     assert run("python", "-c", code, bundle).stdout.strip() in text
     assert "prefill" in run("helium-onnx", "inspect", bundle).stdout
     run("helium-onnx", "verify", bundle)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
+def test_native_kernels(run: Run, bundle: Path) -> None:
+    """The library came with the wheel, and what was built there gives the text of the one here."""
+    code = (
+        "import helium_onnx, sys; from helium_onnx import kernels; print(kernels.instruction_set())\n"
+        "with helium_onnx.load(sys.argv[1], kernels='native') as m:\n"
+        "    print(m.generate('Pour insérer un tableau', max_new_tokens=12)[0].text)"
+    )
+    instructions, text = run("python", "-c", code, bundle).stdout.split("\n", 1)
+    assert instructions in ("avx512-vnni", "avx2", "generic")
+    with helium_onnx.load(bundle, kernels="native") as model:
+        assert model.generate("Pour insérer un tableau", max_new_tokens=12)[0].text == text.rstrip("\n")
 
 
 def test_the_sample_application(run: Run, bundle: Path) -> None:

@@ -13,14 +13,16 @@ import pytest
 import tiny
 
 import helium_onnx
+from helium_onnx import kernels
 from helium_onnx.bundle import Bundle, sha256
-from helium_onnx.contract import GRAPH_FILES, WEIGHTS_FILE, TensorSpec
+from helium_onnx.contract import GRAPH_FILES, NATIVE_GRAPH_FILES, WEIGHTS_FILE, TensorSpec
 from helium_onnx.manifest import MANIFEST_FILE, FileRecord, GraphRecord, Manifest
 from helium_onnx.progress import ProgressEvent, silent
 from helium_onnx.recipe import list_recipes
 from helium_onnx.verification import CHECKS, Check, verify_bundle
 
 NAMES = [name for name, _ in CHECKS]
+ALL_GRAPH_FILES = (*GRAPH_FILES.values(), *NATIVE_GRAPH_FILES.values())
 
 
 def no_graph(kind: str) -> bytes:
@@ -95,14 +97,15 @@ def test_progress_counts_all_bytes(int4: Path) -> None:
     verify_bundle(int4, progress=events.append)
     hashed = [event for event in events if event.total]
     assert hashed[-1].done == hashed[-1].total == Bundle.open(int4).total_bytes
-    assert [event.item for event in events if not event.total] == list(GRAPH_FILES.values())
+    said = [event.item for event in events if not event.total and event.stage == "verify"]
+    assert said == [*GRAPH_FILES.values(), *NATIVE_GRAPH_FILES.values()]
 
 
 def test_no_bundle(tmp_path: Path) -> None:
     assert "There is no folder" in failed(tmp_path / "nothing", "manifest")
 
 
-@pytest.mark.parametrize("file", [WEIGHTS_FILE, *GRAPH_FILES.values(), "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, *ALL_GRAPH_FILES, "tokenizer.json", "config.json"])
 def test_a_flipped_bit(file: str, bundle: Path) -> None:
     data = bytearray((bundle / file).read_bytes())
     data[len(data) // 2] ^= 1
@@ -229,6 +232,99 @@ def test_graphs_that_disagree(graph: str, bundle: Path) -> None:
     path.write_bytes(model.SerializeToString())
     rewrite(bundle)
     assert f"{graph}.onnx and model.onnx give different logits" in failed(bundle, "agreement")
+
+
+# Native graphs
+
+
+def without_native(*names: str) -> Callable[[Manifest], Manifest]:
+    return lambda manifest: dataclasses.replace(
+        manifest, graphs={name: record for name, record in manifest.graphs.items() if name not in names}
+    )
+
+
+def detail_of(path: Path, name: str) -> str:
+    """What a check says that all is well with."""
+    checks = {check.name: check for check in verify_bundle(path, progress=silent)}
+    assert checks[name].ok, checks[name].detail
+    return checks[name].detail
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_native_graphs_are_run(bundle: Path) -> None:
+    said = detail_of(bundle, "native")
+    assert "differences from model.onnx" in said
+    assert "native_prefill" in said and "native_decode" in said
+
+
+def test_native_graphs_on_a_machine_without_kernels(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    assert "not run, since this machine has no native kernels" in detail_of(bundle, "native")
+
+
+def test_a_bundle_without_native_graphs(bundle: Path, sample_bundle_fp32: Path) -> None:
+    """A recipe that has none, and one that was written before there were any."""
+    assert "none in this bundle" in detail_of(sample_bundle_fp32, "native")
+    rewrite(bundle, without_native("native_prefill", "native_decode"))
+    assert "none in this bundle" in detail_of(bundle, "native")
+
+
+@pytest.mark.parametrize("name", ["native_prefill", "native_decode"])
+def test_one_native_graph_without_the_other(name: str, bundle: Path) -> None:
+    rewrite(bundle, without_native(name))
+    assert "native_prefill, native_decode, or none of these" in failed(bundle, "manifest")
+
+
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_native_graphs_that_disagree(name: str, bundle: Path) -> None:
+    """A flipped RoPE again."""
+    path = bundle / "onnx" / f"{name}.native.onnx"
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "interleaved":
+                attribute.i = 1 - attribute.i
+    path.write_bytes(model.SerializeToString())
+    rewrite(bundle)
+    assert f"{name}.native.onnx and model.onnx give different logits" in failed(bundle, "native")
+
+
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize("kind", ["no bytes", "no nodes", "an input handed through"])
+@pytest.mark.parametrize("file", NATIVE_GRAPH_FILES.values())
+def test_an_empty_native_graph(file: str, kind: str, bundle: Path) -> None:
+    (bundle / file).write_bytes(no_graph(kind))
+    rewrite(bundle)
+    detail = failed(bundle, "native")
+    assert Path(file).name in detail and "remedy:" in detail
+
+
+def test_a_native_contract_of_another_form(bundle: Path) -> None:
+    def spoil(manifest: Manifest) -> Manifest:
+        record = manifest.graphs["native_decode"]
+        inputs = tuple(
+            dataclasses.replace(spec, dtype="float32") if "past_k" in spec.name else spec for spec in record.inputs
+        )
+        return dataclasses.replace(
+            manifest, graphs={**manifest.graphs, "native_decode": dataclasses.replace(record, inputs=inputs)}
+        )
+
+    rewrite(bundle, spoil)
+    assert "expected: past_key_values.0.key [batch_size, 2, context_length, 16] float16" in failed(bundle, "native")
+
+
+@pytest.mark.usefixtures("native_kernels")
+def test_a_native_graph_whose_weights_have_another_size(bundle: Path) -> None:
+    """The operator's own words, where the attributes lie about the tensors."""
+    path = bundle / NATIVE_GRAPH_FILES["native_decode"]
+    model = onnx.load(path, load_external_data=False)
+    node = next(node for node in model.graph.node if node.op_type == "QuantizedLinear")
+    next(a for a in node.attribute if a.name == "rows").ints[0] += 16
+    path.write_bytes(model.SerializeToString())
+    rewrite(bundle)
+    detail = failed(bundle, "native")
+    assert "cannot run decode.native.onnx" in detail and "weights have another type or size" in detail
 
 
 def test_a_check_is_frozen() -> None:

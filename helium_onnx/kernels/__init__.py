@@ -21,13 +21,13 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
-    except OSError:  # built for another C library or processor
+        loaded.helium_kernels_name.restype = ctypes.c_char_p
+        loaded.helium_use_kernels.argtypes = [ctypes.c_char_p]
+        loaded.helium_read_gigabytes_per_second.argtypes = [ctypes.c_int, ctypes.c_int64]
+        for name in ("helium_read_gigabytes_per_second", "helium_int8_gigaops", "helium_fp32_gigaflops"):
+            getattr(loaded, name).restype = ctypes.c_double
+    except (OSError, AttributeError):  # built for another C library or processor, or from sources of another version
         return None
-    loaded.helium_kernels_name.restype = ctypes.c_char_p
-    loaded.helium_use_kernels.argtypes = [ctypes.c_char_p]
-    loaded.helium_read_gigabytes_per_second.argtypes = [ctypes.c_int, ctypes.c_int64]
-    for name in ("helium_read_gigabytes_per_second", "helium_int8_gigaops", "helium_fp32_gigaflops"):
-        getattr(loaded, name).restype = ctypes.c_double
     return loaded
 
 

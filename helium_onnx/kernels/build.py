@@ -48,13 +48,15 @@ def build(target: Path = LIBRARY) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         running = []
-        for source in sorted(SOURCES.glob("*.cpp")):
+        # The linker takes the first of an inline function's copies, and that one must run on any processor.
+        sources = sorted(SOURCES.glob("*.cpp"), key=lambda source: (source.name in special, source.name))
+        for source in sources:
             command = [cxx, *_FLAGS, *special.get(source.name, ()), "-c", str(source), "-o", str(folder / source.stem)]
             running.append((command, subprocess.Popen(command)))
-        for command, process in running:
-            if process.wait() != 0:
-                raise subprocess.CalledProcessError(process.returncode, command)
-        objects = [str(folder / source.stem) for source in sorted(SOURCES.glob("*.cpp"))]
+        for code, command in [(process.wait(), command) for command, process in running]:  # all, before the folder goes
+            if code != 0:
+                raise subprocess.CalledProcessError(code, command)
+        objects = [str(folder / source.stem) for source in sources]
         made = folder / LIBRARY.name
         subprocess.run([cxx, "-shared", "-pthread", "-o", str(made), *objects], check=True)
         partial = target.with_suffix(f".{os.getpid()}")

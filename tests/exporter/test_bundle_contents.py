@@ -17,7 +17,7 @@ import helium_onnx
 from helium_onnx import contract
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
-from helium_onnx.contract import GRAPH_FILES, GRAPHS, WEIGHTS_FILE
+from helium_onnx.contract import GRAPH_FILES, GRAPHS, NATIVE_GRAPHS, WEIGHTS_FILE
 from helium_onnx.recipe import list_recipes
 
 RECIPES = [recipe.name for recipe in list_recipes()]
@@ -33,8 +33,14 @@ def bundle(request: pytest.FixtureRequest, checkpoint: Path) -> Bundle:
     return helium_onnx.export(checkpoint, checkpoint.parent / request.param, recipe=request.param)
 
 
-def graphs(bundle: Bundle) -> dict[str, onnx.ModelProto]:
-    return {name: onnx.load(bundle.path / GRAPH_FILES[name], load_external_data=False) for name in GRAPHS}
+def files(bundle: Bundle) -> dict[contract.Graph | contract.NativeGraph, str]:
+    """Its graphs' files: three, or five where our kernels know the recipe."""
+    native = bundle.manifest.recipe["name"] in ("cpu-int4", "cpu-int4-fast", "cpu-int8")
+    return {name: contract.graph_file(name) for name in (*GRAPHS, *(NATIVE_GRAPHS if native else ()))}
+
+
+def graphs(bundle: Bundle) -> dict[contract.Graph | contract.NativeGraph, onnx.ModelProto]:
+    return {name: onnx.load(bundle.path / file, load_external_data=False) for name, file in files(bundle).items()}
 
 
 def recipe_is_standard(bundle: Bundle) -> bool:
@@ -49,8 +55,9 @@ def test_files(bundle: Bundle) -> None:
     names = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
     assert names == {
         "helium.json", "config.json", "generation_config.json", "genai_config.json", "tokenizer.json",
-        "tokenizer_config.json", WEIGHTS_FILE, *GRAPH_FILES.values(),
+        "tokenizer_config.json", WEIGHTS_FILE, *files(bundle).values(),
     }  # fmt: skip
+    assert set(bundle.manifest.graphs) == set(files(bundle))
 
 
 def test_versions(bundle: Bundle) -> None:
@@ -63,7 +70,10 @@ def test_versions(bundle: Bundle) -> None:
 def test_operators(bundle: Bundle) -> None:
     for name, model in graphs(bundle).items():
         domains = {node.domain for node in model.graph.node}
-        assert domains <= ({""} if recipe_is_standard(bundle) else {"", "com.microsoft"})
+        if name in NATIVE_GRAPHS:
+            assert domains == {"", "com.microsoft", "helium_onnx.kernels"}
+        else:
+            assert domains <= ({""} if recipe_is_standard(bundle) else {"", "com.microsoft"})
         assert {o.domain for o in model.opset_import} == domains
         assert not model.functions
         counts = Counter(".".join(filter(None, (node.domain, node.op_type))) for node in model.graph.node)
@@ -108,7 +118,7 @@ def test_inputs_and_outputs(bundle: Bundle) -> None:
     config = HeliumConfig.from_dict(bundle.model_config, source="bundle")
     for name, model in graphs(bundle).items():
         record = bundle.manifest.graphs[name]
-        assert record.file == GRAPH_FILES[name]  # type: ignore[index]
+        assert record.file == files(bundle)[name]
         for values, direction, recorded in (
             (model.graph.input, "input", record.inputs),
             (model.graph.output, "output", record.outputs),
@@ -127,7 +137,7 @@ def test_inputs_and_outputs(bundle: Bundle) -> None:
 
 
 def test_nothing_of_this_machine(bundle: Bundle) -> None:
-    for file in (*GRAPH_FILES.values(), "helium.json"):
+    for file in (*files(bundle).values(), "helium.json"):
         data = (bundle.path / file).read_bytes()
         for trace in (b"/work", b"/tmp", b"/root", b"/home", b"site-packages", b".py", b"torch.onnx", b"aten"):
             assert trace not in data, f"{file} holds {trace!r}"

@@ -5,13 +5,15 @@ way in which a bundle does not load is one clear error.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import bundles
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -19,11 +21,10 @@ import tiny
 from numpy.typing import NDArray
 
 import helium_onnx
-from helium_onnx.bundle import Bundle, BundleWriter
 from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import BundleError, GenerationError, IntegrityError, ProviderError, ResourceError, UsageError
 from helium_onnx.generation.model import LanguageModel
-from helium_onnx.manifest import MANIFEST_FILE, Manifest
+from helium_onnx.manifest import Manifest
 from helium_onnx.runtimes.key_value_cache import InPlacePast
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
 from helium_onnx.runtimes.session import Past
@@ -31,6 +32,9 @@ from helium_onnx.tokenizer import Tokenizer
 
 #: Of the logits' scale: float32 sums in another order.
 TOLERANCE = 1e-5
+
+#: Of quantized bundles too: by default these run on our own kernels.
+load = functools.partial(helium_onnx.load, kernels="onnxruntime")
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -45,13 +49,13 @@ def portable_bundle(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def in_place(sample_bundle_fp32: Path) -> Iterator[LanguageModel]:
-    with helium_onnx.load(sample_bundle_fp32, cache=False) as model:
+    with load(sample_bundle_fp32, cache=False) as model:
         yield model
 
 
 @pytest.fixture(scope="module")
 def growing(portable_bundle: Path) -> Iterator[LanguageModel]:
-    with helium_onnx.load(portable_bundle, cache=False) as model:
+    with load(portable_bundle, cache=False) as model:
         yield model
 
 
@@ -199,7 +203,7 @@ print(sum(buffer.nbytes for buffer in past.buffers), resident() - before)
 
 
 def test_a_past_beyond_all_memory(sample_bundle_fp32: Path) -> None:
-    with helium_onnx.load(sample_bundle_fp32, cache=False) as model:
+    with load(sample_bundle_fp32, cache=False) as model:
         with pytest.raises(ResourceError, match=r"1000000000 rows of 2048 tokens[\s\S]*GB needed[\s\S]*--context"):
             session_of(model).new_past(10**9)
         assert model.generate("Wählen Sie", max_new_tokens=2)[0].text  # and goes on
@@ -242,7 +246,7 @@ def test_a_row_that_ends_at_eos_leaves_the_others_alone(in_place: LanguageModel,
 
 
 def test_no_state_goes_from_one_request_to_the_next(sample_bundle: Path) -> None:
-    with helium_onnx.load(sample_bundle, cache=False) as model:
+    with load(sample_bundle, cache=False) as model:
         first = model.generate("Pour insérer un tableau", max_new_tokens=20)
         model.generate(["Um eine", "To insert a table into a text document,", "Para"], max_new_tokens=30)
         stream = model.stream("The table", max_new_tokens=50)
@@ -263,7 +267,7 @@ def test_standard_operators_give_the_text_of_the_fused_ones(
 
 
 def test_the_context_can_be_filled_to_its_last_slot(sample_bundle: Path) -> None:
-    with helium_onnx.load(sample_bundle, cache=False, context_length=16) as model:
+    with load(sample_bundle, cache=False, context_length=16) as model:
         prompt = "To insert"
         room = 16 - len(model.tokenizer.encode(prompt))
         rows = model.generate([prompt, "a"], max_new_tokens=room, ignore_eos=True)
@@ -291,38 +295,24 @@ def test_an_option_out_of_range(
     sample_bundle: Path, options: dict[str, object], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
-        helium_onnx.load(sample_bundle, **options)  # type: ignore[arg-type]
+        load(sample_bundle, **options)  # type: ignore[arg-type]
 
 
 def test_another_provider_than_asked_for_is_no_fallback(sample_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort.InferenceSession, "get_providers", lambda _: ["AzureExecutionProvider", "Other"])
     with pytest.raises(ProviderError, match=r"CPUExecutionProvider\n.*AzureExecutionProvider, Other"):
-        helium_onnx.load(sample_bundle, cache=False)
-
-
-def forge(
-    source: Path,
-    target: Path,
-    *,
-    change: Callable[[Path], object] = lambda _: None,
-    manifest: Callable[[Manifest], Manifest] = lambda m: m,
-) -> Path:
-    """A copy of a bundle, changed, whose manifest describes the change: nothing is damaged, and yet it is wrong."""
-    with BundleWriter(target, force=False, expected_bytes=0) as writer:
-        shutil.copytree(source, writer.folder, dirs_exist_ok=True)
-        (writer.folder / MANIFEST_FILE).unlink()
-        change(writer.folder)
-        writer.commit(manifest(Bundle.open(source).manifest))
-    return target
+        load(sample_bundle, cache=False)
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("content", [b"", b"no graph at all", bytes(1000)])
 def test_a_graph_that_is_none(sample_bundle: Path, tmp_path: Path, phase: str, content: bytes) -> None:
-    bundle = forge(sample_bundle, tmp_path / "b", change=lambda f: (f / "onnx" / f"{phase}.onnx").write_bytes(content))
+    bundle = bundles.forge(
+        sample_bundle, tmp_path / "b", change=lambda f: (f / "onnx" / f"{phase}.onnx").write_bytes(content)
+    )
     for cache in (False, True):
         with pytest.raises(BundleError) as caught:
-            helium_onnx.load(bundle, cache=cache, cache_dir=tmp_path / "cache").session.wait()  # type: ignore[attr-defined]
+            load(bundle, cache=cache, cache_dir=tmp_path / "cache").session.wait()  # type: ignore[attr-defined]
         assert f"{phase}.onnx" in caught.value.what
         assert caught.value.found and caught.value.remedy
 
@@ -335,9 +325,9 @@ def test_a_graph_of_another_contract(sample_bundle: Path, tmp_path: Path, phase:
     def swap(folder: Path) -> None:
         shutil.copy(folder / "onnx" / f"{other}.onnx", folder / "onnx" / f"{phase}.onnx")
 
-    bundle = forge(sample_bundle, tmp_path / "b", change=swap)
+    bundle = bundles.forge(sample_bundle, tmp_path / "b", change=swap)
     with pytest.raises(IntegrityError, match=rf"the outputs of {phase}\.onnx[\s\S]*logits[\s\S]*expected: logits"):
-        helium_onnx.load(bundle, cache=False).session.wait()  # type: ignore[attr-defined]
+        load(bundle, cache=False).session.wait()  # type: ignore[attr-defined]
 
 
 def test_a_manifest_without_one_of_the_graphs(sample_bundle: Path, tmp_path: Path) -> None:
@@ -345,7 +335,7 @@ def test_a_manifest_without_one_of_the_graphs(sample_bundle: Path, tmp_path: Pat
         return dataclasses.replace(manifest, graphs={k: v for k, v in manifest.graphs.items() if k != "decode"})
 
     with pytest.raises(BundleError, match="no graph 'decode'"):
-        helium_onnx.load(forge(sample_bundle, tmp_path / "b", manifest=drop), cache=False)
+        load(bundles.forge(sample_bundle, tmp_path / "b", manifest=drop), cache=False)
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -358,18 +348,20 @@ def test_a_flipped_bit_of_the_weights(sample_bundle: Path, tmp_path: Path, cache
         file.seek(3_000_000)
         file.write(bytes([byte ^ 1]))
     with pytest.raises(IntegrityError, match=r"model\.onnx_data has another content"):
-        helium_onnx.load(bundle, cache=cache, cache_dir=tmp_path / "cache")
+        load(bundle, cache=cache, cache_dir=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("prepacked/*"))
 
 
 def test_another_task_is_refused(sample_bundle: Path, tmp_path: Path) -> None:
-    bundle = forge(sample_bundle, tmp_path / "b", manifest=lambda m: dataclasses.replace(m, task="text-classification"))
+    bundle = bundles.forge(
+        sample_bundle, tmp_path / "b", manifest=lambda m: dataclasses.replace(m, task="text-classification")
+    )
     with pytest.raises(BundleError, match="does not generate text"):
-        helium_onnx.load(bundle)
+        load(bundle)
 
 
 def test_a_closed_model(sample_bundle: Path) -> None:
-    with helium_onnx.load(sample_bundle, cache=False) as model:
+    with load(sample_bundle, cache=False) as model:
         model.close()  # and the block closes it once more
     with pytest.raises(GenerationError, match="closed"):
         model.generate("the", max_new_tokens=1)

@@ -47,7 +47,9 @@ class Loaded:
 
 def load(bundle: Path, cache_dir: Path, cache: bool | None = True) -> Loaded:
     events: list[ProgressEvent] = []
-    with helium_onnx.load(bundle, cache=cache, cache_dir=cache_dir, progress=events.append) as model:
+    with helium_onnx.load(
+        bundle, kernels="onnxruntime", cache=cache, cache_dir=cache_dir, progress=events.append
+    ) as model:
         token_ids = model.generate(PROMPT, max_new_tokens=12)[0].token_ids
     return Loaded([event.item for event in events if event.stage == "cache"], token_ids)
 
@@ -221,7 +223,9 @@ import os, signal, sys, helium_onnx
 def progress(event):
     if sys.argv[3] == "die" and event.stage == "cache" and "(decode)" in event.item:
         os.kill(os.getpid(), signal.SIGKILL)  # one graph is written, the other is not
-model = helium_onnx.load(sys.argv[1], cache=True, cache_dir=sys.argv[2], progress=progress)
+model = helium_onnx.load(
+    sys.argv[1], kernels="onnxruntime", cache=True, cache_dir=sys.argv[2], progress=progress
+)
 print(*model.generate(sys.argv[4], max_new_tokens=12)[0].token_ids)
 """
 

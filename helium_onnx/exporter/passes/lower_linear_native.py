@@ -28,7 +28,7 @@ class LowerLinearNative(ir.passes.InPlacePass):
         nodes = nodes_of(model, MICROSOFT, "MatMulNBits")
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        for concat in nodes_of(model, "", "Concat"):
+        for concat in [node for node in nodes_of(model, "", "Concat") if node.attributes["axis"].as_int() == -1]:
             producers = [None if value is None else value.producer() for value in concat.inputs]
             matmuls = [node for node in producers if node is not None and node in nodes]
             if len(matmuls) == len(producers) and len({node.inputs[0] for node in matmuls}) == 1:

@@ -38,6 +38,8 @@ float* buffer(std::vector<float>& owner, int64_t size) {
     return owner.data();
 }
 
+constexpr float kLeast = 1e-36f;  // of a smaller one the inverse would be infinite
+
 void quantize_row(const float* row, int64_t columns, int64_t block_size, bool paired, bool gated, int8_t* quanta,
                   float* scales, float* sums) {
     const int64_t blocks = (columns + block_size - 1) / block_size, padded = (blocks * block_size + 63) / 64 * 64;
@@ -66,7 +68,7 @@ void quantize_row(const float* row, int64_t columns, int64_t block_size, bool pa
         Wide most = wide_zero();
         for (int64_t i = begin; i < end; i += 16) most = wide_max(most, wide_abs(wide_load(x + i)));
         const float peak = wide_maximum(most);
-        const Wide inverse = wide(peak > 0 ? 127.0f / peak : 0.0f);
+        const Wide inverse = wide(peak > kLeast ? 127.0f / peak : 0.0f);
         int32_t sum = 0;
         for (int64_t i = begin; i < end; i += 16) sum += wide_quantize(wide_mul(wide_load(x + i), inverse), quanta + i);
         scales[b] = peak / 127.0f;

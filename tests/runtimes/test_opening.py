@@ -1,0 +1,261 @@
+"""Which session a bundle gets, and what becomes of a native one that is damaged, full, closed or asked for too much."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import bundles
+import numpy as np
+import pytest
+import tiny
+
+import helium_onnx
+from helium_onnx import kernels
+from helium_onnx.bundle import Bundle
+from helium_onnx.contract import NATIVE_GRAPH_FILES, WEIGHTS_FILE
+from helium_onnx.errors import BundleError, GenerationError, IntegrityError, ProviderError, ResourceError, UsageError
+from helium_onnx.progress import ProgressEvent
+from helium_onnx.recipe import MatrixSettings, Quantization, Recipe
+from helium_onnx.runtimes import checked_files, native_session
+from helium_onnx.runtimes.native_session import NativeSession, can_run
+from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.opening import open_session
+
+pytestmark = pytest.mark.usefixtures("native_kernels")
+FOUR = MatrixSettings(4, 32)
+IDS = np.random.default_rng(0).integers(4, 320, (1, 20))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle with native graphs. Tests only read it."""
+    folder = tmp_path_factory.mktemp("opening")
+    recipe = Recipe("r", "a test's", quantization=Quantization("round-to-nearest", 4, FOUR, FOUR, FOUR))
+    return helium_onnx.export(tiny.write_checkpoint(folder / "in"), folder / "out", recipe=recipe).path
+
+
+@pytest.fixture
+def bundle(exported: Path) -> Bundle:
+    return Bundle.open(exported)
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat the tiny bundle as one whose digests are worth remembering."""
+    monkeypatch.setattr(native_session, "_REMEMBERED_FROM_BYTES", 1)
+
+
+# The choice
+
+
+def test_auto_is_native_where_it_can_be(bundle: Bundle, sample_bundle_fp32: Path) -> None:
+    assert can_run(bundle)
+    for choice in ("auto", "native"):
+        with contextlib.closing(open_session(bundle, choice=choice)) as session:  # type: ignore[arg-type]
+            assert isinstance(session, NativeSession)
+    with contextlib.closing(open_session(bundle, choice="onnxruntime", cache=False)) as other:
+        assert isinstance(other, OnnxRuntimeSession)
+    with contextlib.closing(open_session(Bundle.open(sample_bundle_fp32), cache=False)) as other:
+        assert isinstance(other, OnnxRuntimeSession)
+
+
+def test_without_the_library_it_is_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    assert not can_run(bundle)
+    with contextlib.closing(open_session(bundle, cache=False)) as session:
+        assert isinstance(session, OnnxRuntimeSession)
+        assert session.run("prefill", IDS, session.new_past(1)).shape == (1, 1, 320)
+
+
+def test_native_kernels_that_cannot_be(
+    bundle: Bundle, sample_bundle_fp32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"no such kernels\n.*'fast'\n.*auto, native, onnxruntime"):
+        open_session(bundle, choice="fast")  # type: ignore[arg-type]
+    with pytest.raises(ProviderError, match=r"cannot run this\n.*execution provider cuda\n.*--provider cpu"):
+        open_session(bundle, provider="cuda", choice="native")
+    with pytest.raises(ProviderError, match=r"a bundle without native graphs\n.*recipe cpu-int4"):
+        open_session(Bundle.open(sample_bundle_fp32), choice="native")
+    monkeypatch.setattr(kernels, "library", lambda: None)
+    with pytest.raises(ProviderError, match=r"libhelium_kernels\.so cannot be loaded here\n.*kernels\.build"):
+        open_session(bundle, choice="native")
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "libhelium_kernels.so")
+    with pytest.raises(ProviderError, match=r"no libhelium_kernels\.so\n.*C\+\+ compiler.*kernels\.build"):
+        open_session(bundle, choice="native")
+
+
+def test_options_reach_the_session(bundle: Bundle) -> None:
+    with contextlib.closing(open_session(bundle, context_length=30, threads=3)) as session:
+        assert (session.context_length, session.threads, session.vocab_size) == (30, 3, 320)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"context_length": 257}, r"257\n.*2 to 256"),
+        ({"context_length": 1}, "2 to 256"),
+        ({"threads": 0}, "1 to 1024"),
+        ({"threads": 1025}, "1025"),
+    ],
+)
+def test_an_option_out_of_range(bundle: Bundle, options: dict[str, int], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        NativeSession(bundle, **options)  # type: ignore[arg-type]
+
+
+# Threads that wait
+
+
+def test_threads_that_do_not_spin_use_no_processor_while_nothing_is_asked(bundle: Bundle) -> None:
+    with contextlib.closing(NativeSession(bundle, threads=2)) as spinning:
+        expected = spinning.run("prefill", IDS, spinning.new_past(1)).copy()
+    with contextlib.closing(NativeSession(bundle, threads=2, spin=False)) as session:
+        past = session.new_past(1)
+        np.testing.assert_array_equal(session.run("prefill", IDS, past), expected)
+        session.run("decode", IDS[:, :1], past)
+        before = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - before < 0.1
+
+
+# The context
+
+
+def test_the_context_can_be_filled_to_its_last_slot(bundle: Bundle) -> None:
+    with contextlib.closing(NativeSession(bundle, context_length=20)) as session:
+        past = session.new_past(1)
+        expected = session.run("prefill", IDS, past).copy()
+        with pytest.raises(AssertionError, match="the past is full"):
+            session.run("decode", IDS[:, :1], past)
+        past.lengths[:] = 19
+        np.testing.assert_array_equal(session.run("decode", IDS[:, 19:], past), expected)
+        past.lengths[:] = 10
+        with pytest.raises(AssertionError, match="the past is full"):
+            session.run("prefill", IDS[:, :11], past)
+
+
+def test_a_past_beyond_all_memory(bundle: Bundle) -> None:
+    with contextlib.closing(NativeSession(bundle)) as session:
+        with pytest.raises(ResourceError, match=r"1000000000000 rows of 256 tokens[\s\S]*GB needed[\s\S]*--context"):
+            session.new_past(10**12)
+        assert np.isfinite(session.run("prefill", IDS, session.new_past(1))).all()  # and goes on
+
+
+def test_a_closed_session(bundle: Bundle) -> None:
+    session = NativeSession(bundle)
+    past = session.new_past(1)
+    session.close()
+    session.close()
+    for call in (lambda: session.run("prefill", IDS, past), lambda: session.new_past(1), session.wait):
+        with pytest.raises(GenerationError, match="closed"):
+            call()
+
+
+# Damage
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph at all", bytes(1000)])
+@pytest.mark.parametrize("file", NATIVE_GRAPH_FILES.values())
+def test_a_graph_that_is_none(exported: Path, tmp_path: Path, file: str, content: bytes) -> None:
+    forged = bundles.forge(exported, tmp_path / "b", change=lambda folder: (folder / file).write_bytes(content))
+    with pytest.raises(BundleError) as caught:
+        NativeSession(Bundle.open(forged))
+    assert Path(file).name in caught.value.what
+    assert caught.value.found and caught.value.remedy
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_graph_of_another_contract(exported: Path, tmp_path: Path, phase: str) -> None:
+    """Each in the other's place."""
+    other = {"prefill": "decode", "decode": "prefill"}[phase]
+
+    def swap(folder: Path) -> None:
+        shutil.copy(folder / "onnx" / f"{other}.native.onnx", folder / "onnx" / f"{phase}.native.onnx")
+
+    forged = bundles.forge(exported, tmp_path / "b", change=swap)
+    with pytest.raises(IntegrityError, match=rf"the outputs of {phase}\.native\.onnx[\s\S]*expected: logits"):
+        NativeSession(Bundle.open(forged))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_is_found(copy: Path) -> None:
+    flip(copy / WEIGHTS_FILE)
+    with pytest.raises(IntegrityError, match=r"model\.onnx_data has another content"):
+        NativeSession(Bundle.open(copy))
+
+
+# Digests that are remembered
+
+
+def load(folder: Path, cache_dir: Path | None) -> bool:
+    """Load once; whether it said that it hashes."""
+    events: list[ProgressEvent] = []
+    with contextlib.closing(NativeSession(Bundle.open(folder), cache_dir=cache_dir, progress=events.append)):
+        return "checking the bundle's digests, once" in [event.item for event in events]
+
+
+def test_a_small_bundle_leaves_no_record(exported: Path, tmp_path: Path) -> None:
+    assert not load(exported, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_large_bundle_is_hashed_once(copy: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert load(copy, cache)
+    (record,) = (cache / "checked").iterdir()
+    assert record.name == f"{Bundle.open(copy).digest[:16]}.json"
+    assert not load(copy, cache)
+    again = shutil.copytree(copy, tmp_path / "again")
+    assert load(again, cache)  # other files, though of the same content
+    assert not load(copy, cache) and not load(again, cache)
+    shutil.rmtree(again)
+    (copy / "config.json").touch()
+    assert load(copy, cache)
+    assert str(again) not in record.read_text()  # what is gone is not kept in mind
+    flip(copy / WEIGHTS_FILE)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"model\.onnx_data has another content"):
+            load(copy, cache)
+
+
+@pytest.mark.usefixtures("remembering")
+@pytest.mark.parametrize("text", ["", "null", "[]", "3", '{"a": 1}', '{"%s": null}'])
+def test_a_record_that_is_none_is_written_anew(copy: Path, tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "cache"
+    load(copy, cache)
+    (record,) = (cache / "checked").iterdir()
+    record.write_text(text.replace("%s", str(copy)))
+    assert load(copy, cache)
+    assert not load(copy, cache)
+
+
+@pytest.mark.usefixtures("remembering")
+def test_a_record_that_cannot_be_kept(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then every load hashes, and works."""
+    (tmp_path / "file").touch()
+    assert load(copy, tmp_path / "file") and load(copy, tmp_path / "file")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(checked_files.Path, "home", homeless)
+    assert not load(copy, None)
+    flip(copy / WEIGHTS_FILE)
+    with pytest.raises(IntegrityError):
+        load(copy, None)
