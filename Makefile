@@ -5,7 +5,7 @@
 #   make install   the development environment alone
 #   make lint      ruff: rules and format
 #   make check     mypy --strict
-#   make bench     measurements (makes a random 2.17 B checkpoint: 4.3 GB, some minutes)
+#   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,6 +38,8 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/speculation.py
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -13,53 +13,21 @@ weights (as ``ernie4_5``: the one architecture of its builder with interleaved r
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import ROOT, WORKERS, Worker, conditions, make_checkpoint, median, timed
+from contenders import genai, ours
 
-ROOT = Path(__file__).parents[1]
-WORKERS = ROOT / "benchmarks" / "workers"
 PROMPT, NEW, ROUNDS, CONTEXT = 128, 32, 7, 2048
-
-
-def conditions(threads: int) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
-    flags = next(value for key, value in fields.items() if key.strip() == "flags").split()
-    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
-    return {
-        "date": date.today().isoformat(),
-        "cpu": next(value.strip() for key, value in fields.items() if key.strip() == "model name"),
-        "instruction_sets": [flag for flag in wanted if flag in flags],
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "python": platform.python_version(),
-        "onnxruntime": importlib.metadata.version("onnxruntime"),
-        "torch": importlib.metadata.version("torch"),
-        "load_average_before": list(os.getloadavg()),
-    }
-
-
-def timed(command: list[str], log: Path, **kwargs: Any) -> dict[str, float]:
-    """Run ``command`` under GNU time: wall seconds and peak resident MB, mapped pages included."""
-    report = log.with_suffix(".time")
-    with log.open("w") as out:
-        subprocess.run(
-            ["/usr/bin/time", "-f", "%e %M", "-o", str(report), *command], check=True, stdout=out, stderr=out, **kwargs
-        )
-    seconds, kilobytes = report.read_text().split()[-2:]
-    return {"seconds": float(seconds), "peak_resident_mb": float(kilobytes) * 1.024e-3}
 
 
 def measure_export(work: Path, rounds: int = 3) -> dict[str, Any]:
@@ -89,100 +57,30 @@ def measure_load(work: Path, rounds: int = 7) -> dict[str, Any]:
     }
 
 
-class Worker:
-    """A process that holds one model and measures on request, so that runtimes can take turns."""
-
-    def __init__(self, python: str, script: str, *args: str) -> None:
-        self.process = subprocess.Popen(
-            [python, str(WORKERS / script), *args],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        assert self._read() == {"ready": True}
-
-    def _read(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
-
-    def ask(self, ids: list[int]) -> dict[str, float]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"ids": ids, "new": NEW}) + "\n")
-        self.process.stdin.flush()
-        answer = self._read()
-        return {
-            "prefill_tokens_per_second": len(ids) / answer["prefill"],
-            "decode_ms_per_token": 1e3 * statistics.median(answer["steps"]),
-        }
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def genai_model(work: Path, block_size: int) -> dict[str, Any]:
-    """onnxruntime-genai's own int4 of the checkpoint, in its own environment; what making it took."""
-    venv, out = work / "venv-genai", work / f"genai-int4-{block_size}"
-    if not (venv / "done").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        pip = [str(venv / "bin/pip"), "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
-        subprocess.run([*pip, "torch"], check=True)
-        subprocess.run([*pip, "onnxruntime-genai==0.18.0", "onnxruntime", "transformers", "onnx-ir"], check=True)
-        (venv / "done").touch()
-    if not (out / "built.json").exists():
-        relabelled = work / "h2b-ernie"
-        shutil.rmtree(relabelled, ignore_errors=True)
-        relabelled.mkdir()
-        for path in (work / "h2b").iterdir():
-            (relabelled / path.name).symlink_to(path)
-        config = json.loads((work / "h2b/config.json").read_text())
-        config |= {"architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "use_bias": False}
-        (relabelled / "config.json").unlink()
-        (relabelled / "config.json").write_text(json.dumps(config))
-        command = [str(venv / "bin/python"), "-m", "onnxruntime_genai.models.builder", "-i", str(relabelled)]
-        command += ["-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(work / "genai-cache")]
-        command += ["--extra_options", f"block_size={block_size}", "accuracy_level=4"]
-        (out.parent).mkdir(exist_ok=True)
-        built = timed(command, work / "genai-build.log")
-        (out / "built.json").write_text(json.dumps(built))
-    size = sum(path.stat().st_size for path in out.glob("model.onnx*"))
-    return {**json.loads((out / "built.json").read_text()), "bytes": size}
-
-
-def measure_speed(work: Path, threads: int, *, genai: bool) -> dict[str, Any]:
+def measure_speed(work: Path, threads: int, *, with_genai: bool) -> dict[str, Any]:
     ids = np.random.default_rng(0).integers(4, 40000, PROMPT).tolist()
     report: dict[str, Any] = {"prompt": PROMPT, "new": NEW, "rounds": ROUNDS, "runs": {}}
-    workers = {
-        "helium-onnx cpu-int4": Worker(sys.executable, "ours.py", str(work / "int4"), str(threads), str(CONTEXT))
-    }
-    if genai:
-        equal = work / "equal-weights"
-        command = [sys.executable, "-m", "helium_onnx", "export", str(work / "h2b"), str(equal), "--force", "--quiet"]
-        subprocess.run([*command, "--recipe", str(ROOT / "benchmarks/equal_weights.toml")], check=True)
+    workers = {"helium-onnx cpu-int4": Worker(sys.executable, "ours.py", work / "int4", threads, CONTEXT)}
+    if with_genai:
+        equal = next(row for row in ours.ROWS if row.name == ours.BLOCK_64)
+        equal.weights.make(sys.executable, work / "h2b", work)
         workers["helium-onnx, the peer's block 64"] = Worker(
-            sys.executable, "ours.py", str(equal), str(threads), str(CONTEXT)
+            sys.executable, "ours.py", equal.weights.path(work / "h2b", work), threads, CONTEXT
         )
-        python = str(work / "venv-genai/bin/python")
-        for block in (32, 64):
-            report[f"genai_build_block_{block}"] = genai_model(work, block)
-            path = str(work / f"genai-int4-{block}")
-            workers[f"onnxruntime-genai block {block}"] = Worker(python, "genai.py", path, str(threads), str(CONTEXT))
+        genai.RUNTIME.environment.prepare(work)
+        python = genai.RUNTIME.environment.python(work)
+        for block, row in zip(genai.BLOCKS, genai.ROWS, strict=True):
+            report[f"genai_build_block_{block}"] = row.weights.make(python, work / "h2b", work)
+            path = row.weights.path(work / "h2b", work)
+            workers[f"onnxruntime-genai block {block}"] = Worker(python, "genai.py", path, threads, CONTEXT)
     for worker in workers.values():
-        worker.ask(ids)  # warm up
+        worker.ask(ids, NEW)  # warm up
     for _ in range(ROUNDS):
         for name, worker in workers.items():
-            report["runs"].setdefault(name, []).append(worker.ask(ids))
+            report["runs"].setdefault(name, []).append(worker.ask(ids, NEW).speed())
     for worker in workers.values():
         worker.close()
     return report
-
-
-def median(runs: list[dict[str, Any]], *keys: str) -> float:
-    def value(run: Any) -> float:
-        for key in keys:
-            run = run[key]
-        return float(run)
-
-    return statistics.median(value(run) for run in runs)
 
 
 def show(results: dict[str, Any]) -> None:
@@ -226,9 +124,8 @@ def main() -> None:
     parser.add_argument("--no-genai", action="store_true")
     args = parser.parse_args()
     work: Path = args.work.resolve()
-    if not (work / "h2b/model.safetensors").exists():
-        script = [sys.executable, str(ROOT / "benchmarks/random_checkpoint.py"), str(work / "h2b")]
-        subprocess.run(script, check=True)
+    work.mkdir(parents=True, exist_ok=True)
+    make_checkpoint(work / "h2b")
     path = ROOT / "benchmarks/results/main_job.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for part in args.parts:
@@ -238,7 +135,7 @@ def main() -> None:
     if "load" in args.parts:
         results["load"] = measure_load(work)
     if "speed" in args.parts:
-        results["speed"] = measure_speed(work, args.threads, genai=not args.no_genai)
+        results["speed"] = measure_speed(work, args.threads, with_genai=not args.no_genai)
     show(results)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -1,36 +1,40 @@
-"""A worker of main_job.py for onnxruntime-genai; runs in that package's own environment."""
+"""The worker of onnxruntime-genai; runs in that package's own environment.
+
+Settings: ``chunk_size``, tokens of a prefill that are computed at once (absent: all).
+"""
+
+from __future__ import annotations
 
 import json
-import sys
-import time
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime_genai as og
+from serving import Arguments, serve
 
 
-def main() -> None:
-    path, threads, context = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    config = og.Config(path)
-    # Its default is one thread.
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
-    model = og.Model(config)
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        params = og.GeneratorParams(model)
-        params.set_search_options(max_length=context, do_sample=False)
-        generator = og.Generator(model, params)
-        start = time.perf_counter()
-        generator.append_tokens(np.asarray(request["ids"], np.int32))
-        generator.generate_next_token()
-        prefill = time.perf_counter() - start
-        steps = []
-        for _ in range(request["new"]):
-            start = time.perf_counter()
+class GenAI:
+    """One row, greedily."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        config = og.Config(arguments.path)
+        # Its default is one thread.
+        overlay = {"model": {"decoder": {"session_options": {"intra_op_num_threads": arguments.threads}}}}
+        config.overlay(json.dumps(overlay))
+        if "chunk_size" in arguments.settings:
+            config.overlay(json.dumps({"search": {"chunk_size": arguments.settings["chunk_size"]}}))
+        self.model = og.Model(config)
+        self.context = arguments.context
+
+    def generate(self, ids: list[int], new: int, emit: Callable[[int], None]) -> None:
+        params = og.GeneratorParams(self.model)
+        params.set_search_options(max_length=self.context, do_sample=False)
+        generator = og.Generator(self.model, params)
+        generator.append_tokens(np.asarray(ids, np.int32))
+        for _ in range(new + 1):  # after </s> it gives padding, but computes on: times stay comparable (measured)
             generator.generate_next_token()
-            steps.append(time.perf_counter() - start)
-        print(json.dumps({"prefill": prefill, "steps": steps}), flush=True)
+            emit(int(generator.get_next_tokens()[0]))
 
 
 if __name__ == "__main__":
-    main()
+    serve(GenAI)

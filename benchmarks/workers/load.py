@@ -8,17 +8,11 @@ START = time.perf_counter()
 
 import json  # noqa: E402
 import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+
+from serving import memory_mb  # noqa: E402
 
 import helium_onnx  # noqa: E402
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
-
-
-def memory_mb() -> dict[str, float]:
-    """Of this process, in MB (1e6): ``private`` is anonymous memory, ``resident`` includes shared pages of files."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-    kilobytes = {name: int(text.split()[0]) for name, text in fields.items()}
-    return {"private": kilobytes["Anonymous"] * 1.024e-3, "resident": kilobytes["Rss"] * 1.024e-3}
 
 
 def main() -> None:

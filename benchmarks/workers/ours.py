@@ -1,35 +1,31 @@
-"""A worker of main_job.py: loads a bundle, then measures on request. One JSON object a line, in and out."""
+"""The worker of helium-onnx: a bundle through its session, below sampling and text."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
+from collections.abc import Callable
 
 import numpy as np
+from serving import Arguments, serve
 
 from helium_onnx.bundle import Bundle
-from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.opening import open_session
 
 
-def main() -> None:
-    path, threads, context = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    session = OnnxRuntimeSession(Bundle.open(path), threads=threads, context_length=context)
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        ids = np.asarray(request["ids"], np.int64)[None]
-        past = session.new_past(1)
-        start = time.perf_counter()
-        token = int(session.run("prefill", ids, past)[0, -1].argmax())
-        prefill = time.perf_counter() - start
-        steps = []
-        for _ in range(request["new"]):
-            start = time.perf_counter()
-            token = int(session.run("decode", np.array([[token]]), past)[0, -1].argmax())
-            steps.append(time.perf_counter() - start)
-        print(json.dumps({"prefill": prefill, "steps": steps}), flush=True)
+class Ours:
+    """One row, greedily."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        bundle = Bundle.open(arguments.path)
+        self.session = open_session(bundle, threads=arguments.threads, context_length=arguments.context)
+
+    def generate(self, ids: list[int], new: int, emit: Callable[[int], None]) -> None:
+        past = self.session.new_past(1)
+        token = int(self.session.run("prefill", np.asarray(ids, np.int64)[None], past)[0, -1].argmax())
+        emit(token)
+        for _ in range(new):
+            token = int(self.session.run("decode", np.array([[token]]), past)[0, -1].argmax())
+            emit(token)
 
 
 if __name__ == "__main__":
-    main()
+    serve(Ours)
