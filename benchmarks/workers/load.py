@@ -12,6 +12,7 @@ import sys  # noqa: E402
 from serving import memory_mb  # noqa: E402
 
 import helium_onnx  # noqa: E402
+from helium_onnx.runtimes.native_session import NativeSession  # noqa: E402
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession  # noqa: E402
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     model = helium_onnx.load(sys.argv[1], cache=cache)
     ready = time.perf_counter()  # the next line starts the first token: the prompt is tokenized and prefilled
     session = model.session
-    assert isinstance(session, OnnxRuntimeSession)
+    assert isinstance(session, (NativeSession, OnnxRuntimeSession))
     session.wait()
     both = time.perf_counter()
     print(
