@@ -267,6 +267,18 @@ def test_nothing_behind_the_weights_is_read() -> None:
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["generic"]), done.stdout + done.stderr
 
 
+@each_instruction_set
+@pytest.mark.parametrize("gated", [0, 1])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_lost(value: float, gated: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 3, 256 * (1 + gated))).astype(np.float32)
+    x[0, 1, 70] = value
+    found = run(x, Matrix.random(rng, 40, 256, 4, 32, has_zeros=True), gated=gated)
+    assert np.isnan(found[0, 1]).all()
+    assert np.isfinite(found[0, [0, 2]]).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

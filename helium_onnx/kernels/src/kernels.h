@@ -46,7 +46,7 @@ struct Kernels {
     int64_t lanes;  // rows of a matrix that `multiply` handles together
 
     // Quantize one row of activations. Of each block: scale = max |x| / 127, quantum = round(x * (127 / max |x|)), or 0
-    // where max |x| is no more than 1e-36.
+    // where max |x| is no more than 1e-36. A row with a NaN or an infinity has scales of NaN throughout.
     // `paired` orders columns as 4-bit weights do. With `gated`, x[i] is silu(row[i]) * row[columns + i].
     void (*quantize_row)(const float* row, int64_t columns, int64_t block_size, bool paired, bool gated,
                          int8_t* quanta, float* scales, float* sums);

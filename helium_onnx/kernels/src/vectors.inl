@@ -11,7 +11,7 @@ namespace {
 
 // exp(x) by 2^n times a polynomial (Cephes' coefficients), for x up to 88; 0 is approached, not reached.
 inline Wide exponential(Wide x) {
-    x = wide_max(wide_min(x, wide(88.0f)), wide(-87.0f));
+    x = wide_max(wide(-87.0f), wide_min(wide(88.0f), x));  // in this order a NaN stays one
     const Wide n = wide_nearest(wide_mul(x, wide(1.44269504088896341f)));
     x = wide_fma(n, wide(-0.693359375f), x);
     x = wide_fma(n, wide(2.12194440e-4f), x);
@@ -63,10 +63,15 @@ void quantize_row(const float* row, int64_t columns, int64_t block_size, bool pa
         x = copy;
     }
     std::memset(quanta + blocks * block_size, 0, padded - blocks * block_size);
+    Wide poison = wide_zero();  // NaN as soon as an activation is NaN or infinite, which no 8 bits can tell
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t begin = b * block_size, end = begin + block_size;  // block sizes are multiples of 16
         Wide most = wide_zero();
-        for (int64_t i = begin; i < end; i += 16) most = wide_max(most, wide_abs(wide_load(x + i)));
+        for (int64_t i = begin; i < end; i += 16) {
+            const Wide values = wide_load(x + i);
+            most = wide_max(most, wide_abs(values));
+            poison = wide_fma(values, wide_zero(), poison);
+        }
         const float peak = wide_maximum(most);
         const Wide inverse = wide(peak > kLeast ? 127.0f / peak : 0.0f);
         int32_t sum = 0;
@@ -74,6 +79,10 @@ void quantize_row(const float* row, int64_t columns, int64_t block_size, bool pa
         scales[b] = peak / 127.0f;
         sums[b] = (float)sum;
     }
+    float lanes[16], poisoned = 0;
+    wide_store(lanes, poison);
+    for (float lane : lanes) poisoned += lane;
+    if (poisoned != 0) std::fill(scales, scales + blocks, NAN);  // so that the output says so
     if (!paired) return;
     for (int64_t i = 0; i < padded; i += 64) separate(quanta + i);
 }
@@ -376,7 +385,7 @@ void keep(const float* x, int64_t size, bool half, void* out) {
     }
     const Wide largest = wide(65504.0f);  // of float16: beyond it stands infinity, which attention would turn into NaN
     for (int64_t i = 0; i < size; i += 16)
-        wide_store((uint16_t*)out + i, wide_max(wide_min(wide_load(x + i), largest), wide_mul(largest, wide(-1.0f))));
+        wide_store((uint16_t*)out + i, wide_max(wide_mul(largest, wide(-1.0f)), wide_min(largest, wide_load(x + i))));
 }
 
 // Softmax of n scores, without the division: exp(score - largest) in place, 0 up to the next 16; returns 1 / their sum.
