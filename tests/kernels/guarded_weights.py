@@ -50,7 +50,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     for name in kernel_graphs.INSTRUCTION_SETS:
         matrices = (
-            Matrix.random(rng, rows, columns, bits, block_size, True)
+            Matrix.random(rng, rows, columns, bits, block_size, True, half_scales)
+            for half_scales in (False, True)
             for bits in (4, 8)
             for block_size in (16, 32, 64, 256)
             for rows, columns in ((1, 16), (16, 64), (33, 208), (40, 272))

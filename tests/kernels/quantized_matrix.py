@@ -16,16 +16,17 @@ class Matrix:
     bits: int
     block_size: int
     quanta: Array  # [rows, columns, up to a whole block]
-    scales: Array  # [rows, blocks]
+    scales: Array  # [rows, blocks], float32 or float16
     zeros: Array | None
 
     @classmethod
     def random(
-        cls, rng: np.random.Generator, rows: int, columns: int, bits: int, block_size: int, has_zeros: bool
-    ) -> Matrix:
+        cls, rng: np.random.Generator, rows: int, columns: int, bits: int, block_size: int, has_zeros: bool,
+        half_scales: bool = False,
+    ) -> Matrix:  # fmt: skip
         blocks = -(-columns // block_size)
         quanta = rng.integers(0, 2**bits, (rows, blocks * block_size), np.uint8)
-        scales = rng.uniform(1e-3, 1, (rows, blocks)).astype(np.float32)
+        scales = rng.uniform(1e-3, 1, (rows, blocks)).astype(np.float16 if half_scales else np.float32)
         zeros = rng.integers(0, 2**bits, (rows, blocks), np.uint8) if has_zeros else None
         return cls(columns, bits, block_size, quanta, scales, zeros)
 

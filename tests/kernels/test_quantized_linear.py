@@ -46,10 +46,10 @@ def in_float64(x: Array, matrix: Matrix) -> tuple[Array, Array]:
 def in_float32(x: Array, matrix: Matrix) -> Array:
     """The same bit by bit: of each block, in order, sum = fma(whole number, weight scale * activation scale, sum)."""
     quanta, scales = quantized(x, matrix.block_size)
-    dots = np.einsum("mbk,nbk->bmn", quanta, matrix.centred())
+    dots, weight_scales = np.einsum("mbk,nbk->bmn", quanta, matrix.centred()), matrix.scales.astype(np.float32)
     sums = np.zeros(dots.shape[1:], np.float32)
     for block, dot in enumerate(dots):
-        sums = fma(dot.astype(np.float32), scales[:, block, None] * matrix.scales[None, :, block], sums)
+        sums = fma(dot.astype(np.float32), scales[:, block, None] * weight_scales[None, :, block], sums)
     return sums
 
 
@@ -98,23 +98,25 @@ def activations(rng: np.random.Generator, *shape: int) -> Array:
     bits=st.sampled_from([4, 8]),
     block_size=st.sampled_from([16, 32, 64, 128, 256]),
     has_zeros=st.booleans(),
+    half_scales=st.booleans(),
     rows=st.integers(1, 70),
     columns=st.integers(1, 600),
     batch=st.integers(1, 2),
     tokens=st.integers(1, 40),
 )
-@example(seed=0, bits=4, block_size=16, has_zeros=True, rows=33, columns=272, batch=1, tokens=1)
-@example(seed=0, bits=4, block_size=32, has_zeros=True, rows=33, columns=32 * 19, batch=1, tokens=1)
-@example(seed=0, bits=8, block_size=16, has_zeros=True, rows=33, columns=272, batch=1, tokens=1)
-@example(seed=0, bits=8, block_size=256, has_zeros=False, rows=16, columns=2560, batch=2, tokens=9)
-@example(seed=0, bits=4, block_size=32, has_zeros=True, rows=9301, columns=80, batch=1, tokens=9)  # chunks of 96 rows
-@example(seed=0, bits=8, block_size=16, has_zeros=True, rows=6205, columns=48, batch=1, tokens=1)
+@example(seed=0, bits=4, block_size=16, has_zeros=True, half_scales=True, rows=33, columns=272, batch=1, tokens=1)
+@example(seed=0, bits=4, block_size=32, has_zeros=True, half_scales=False, rows=33, columns=32 * 19, batch=1, tokens=1)
+@example(seed=0, bits=8, block_size=16, has_zeros=True, half_scales=True, rows=33, columns=272, batch=1, tokens=1)
+@example(seed=0, bits=8, block_size=256, has_zeros=False, half_scales=True, rows=16, columns=2560, batch=2, tokens=9)
+# Chunks of 96 rows:
+@example(seed=0, bits=4, block_size=32, has_zeros=True, half_scales=False, rows=9301, columns=80, batch=1, tokens=9)
+@example(seed=0, bits=8, block_size=16, has_zeros=True, half_scales=False, rows=6205, columns=48, batch=1, tokens=1)
 def test_the_definition(
-    seed: int, bits: int, block_size: int, has_zeros: bool, rows: int, columns: int,
+    seed: int, bits: int, block_size: int, has_zeros: bool, half_scales: bool, rows: int, columns: int,
     batch: int, tokens: int,
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
-    matrix = Matrix.random(rng, rows, columns, bits, block_size, has_zeros)
+    matrix = Matrix.random(rng, rows, columns, bits, block_size, has_zeros, half_scales)
     x = activations(rng, batch, tokens, columns)
     found = run(x, matrix)
     assert found.shape == (batch, tokens, rows)
@@ -124,7 +126,10 @@ def test_the_definition(
     assert_same_bits(found, in_float32(flat, matrix).reshape(found.shape))
 
 
-MIXED = [(37, 4, 32, True), (16, 8, 128, False), (50, 4, 32, False), (9, 8, 16, True), (1, 4, 64, True)]
+MIXED = [
+    *((37, 4, 32, True), (16, 8, 128, False), (50, 4, 32, False, True), (9, 8, 16, True, True), (1, 4, 64, True)),
+    *((20, 4, 32, True, True), (40, 8, 128, False, True)),
+]
 
 
 def mixed(rng: np.random.Generator, columns: int = 200) -> list[Matrix]:
@@ -138,6 +143,17 @@ def test_several_matrices_in_one_node(tokens: int) -> None:
     matrices, x = mixed(rng), activations(rng, 2, tokens, 200)
     expected = np.concatenate([in_float32(x.reshape(-1, 200), m) for m in matrices], axis=1)
     assert_same_bits(run(x, *matrices), expected.reshape(2, tokens, -1))
+
+
+@each_instruction_set
+def test_every_float16_is_a_scale() -> None:
+    """Subnormal ones included, which processors may take for 0."""
+    scales = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    scales = scales[np.isfinite(scales)].reshape(-1, 2)
+    rows, rng = len(scales), np.random.default_rng(0)
+    matrix = Matrix(64, 8, 32, rng.integers(1, 127, (rows, 64), np.uint8), scales, None)
+    x = activations(rng, 1, 1, 64)
+    assert_same_bits(run(x, matrix)[0], in_float32(x[0], matrix))
 
 
 @each_instruction_set

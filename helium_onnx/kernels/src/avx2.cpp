@@ -20,6 +20,12 @@ inline __m256i first(int64_t n) {  // a mask of the first n lanes
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 inline Floats load_some(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+inline Floats load_some(const uint16_t* p, int64_t n) {  // of float16
+    if (n >= 8) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+    alignas(16) uint16_t copy[8] = {};
+    std::memcpy(copy, p, 2 * n);
+    return _mm256_cvtph_ps(_mm_load_si128((const __m128i*)copy));
+}
 inline void store_some(float* p, Floats x, int64_t n) { _mm256_maskstore_ps(p, first(n), x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline Floats negative_fma(Floats a, Floats b, Floats c) { return _mm256_fnmadd_ps(a, b, c); }
@@ -234,8 +240,9 @@ struct Dots<8> {
     }
 };
 
-// The scales of 8 rows at `pitch` floats, `n` <= 8 blocks of each, as a vector for each block.
-inline void transpose_scales(const float* p, int64_t pitch, int64_t n, float* out) {
+// The scales of 8 rows at that pitch, `n` <= 8 blocks of each, as a vector for each block.
+template <class Scale>
+inline void transpose_scales(const Scale* p, int64_t pitch, int64_t n, float* out) {
     __m256i x[8];
     for (int r = 0; r < 8; ++r) x[r] = _mm256_castps_si256(load_some(p + r * pitch, n));
     transpose(x);

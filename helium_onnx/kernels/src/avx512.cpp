@@ -16,6 +16,9 @@ inline Floats broadcast(float x) { return _mm512_set1_ps(x); }
 inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
 inline Floats load_some(const float* p, int64_t n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+inline Floats load_some(const uint16_t* p, int64_t n) {  // of float16
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
+}
 inline void store_some(float* p, Floats x, int64_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats negative_fma(Floats a, Floats b, Floats c) { return _mm512_fnmadd_ps(a, b, c); }
@@ -206,8 +209,9 @@ struct Dots {
 };
 inline __m512i load_word(const uint8_t* p) { return _mm512_load_si512(p); }
 
-// The scales of 16 rows at `pitch` floats, `n` <= 16 blocks of each, as a vector for each block.
-inline void transpose_scales(const float* p, int64_t pitch, int64_t n, float* out) {
+// The scales of 16 rows at that pitch, `n` <= 16 blocks of each, as a vector for each block.
+template <class Scale>
+inline void transpose_scales(const Scale* p, int64_t pitch, int64_t n, float* out) {
     __m512i x[16];
     for (int r = 0; r < 16; ++r) x[r] = _mm512_castps_si512(load_some(p + r * pitch, n));
     transpose(x);

@@ -162,9 +162,13 @@ struct Dots {
     void widen() {}
 };
 
-inline void transpose_scales(const float* p, int64_t pitch, int64_t n, float* out) {
+inline float to_float(float x) { return x; }
+inline float to_float(uint16_t x) { return from_half(x); }
+
+template <class Scale>
+inline void transpose_scales(const Scale* p, int64_t pitch, int64_t n, float* out) {
     for (int64_t b = 0; b < n; ++b)
-        for (int64_t r = 0; r < kLanes; ++r) out[kLanes * b + r] = p[r * pitch + b];
+        for (int64_t r = 0; r < kLanes; ++r) out[kLanes * b + r] = to_float(p[r * pitch + b]);
 }
 
 inline void transpose_zeros(const uint8_t* p, int64_t pitch, int64_t n, int64_t bits, float* out) {

@@ -13,13 +13,15 @@ namespace helium {
 // A weight is (quantum - zero) * scale. Columns beyond the last, up to a whole block, meet activations of 0.
 struct Matrix {
     const uint8_t* quanta;  // [rows, blocks, block_size * bits / 8]; of two 4-bit quanta in a byte the lower comes first
-    const float* scales;    // [rows, blocks]
+    const void* scales;     // [rows, blocks], float32 or float16
     const uint8_t* zeros;   // [rows, ceil(blocks * bits / 8)], packed as quanta are; null: 2^(bits - 1) throughout
     int64_t rows, columns, block_size, bits;
+    bool half_scales;       // float16
 
     int64_t blocks() const { return (columns + block_size - 1) / block_size; }
     int64_t pitch() const { return blocks() * block_size * bits / 8; }        // bytes of a row of quanta
     int64_t zero_pitch() const { return (blocks() * bits + 7) / 8; }          // bytes of a row of zeros
+    int64_t scale_pitch() const { return blocks() * (half_scales ? 2 : 4); }  // bytes of a row of scales
 };
 
 // Rows of activations in 8 bits: x = quantum * scale, a scale for each block; see quantize_row.

@@ -1,7 +1,8 @@
 // The operators of the domain "helium_onnx.kernels", for ONNX Runtime's CPU provider.
 //
-// QuantizedLinear(x [batch, tokens, columns], then of each matrix: quanta uint8, scales float32 [, zeros uint8])
-//     -> [batch, tokens, sum of rows]: the products with all matrices, one behind the other, x quantized once.
+// QuantizedLinear(x [batch, tokens, columns], then of each matrix: quanta uint8, scales [, zeros uint8])
+//     -> [batch, tokens, sum of rows]: the products with all matrices, one behind the other, x quantized once. Scales
+//     are float32 or float16.
 //     Attributes: columns; rows, bits, block_size and has_zeros, a list each with one value a matrix; gated: x is
 //     [batch, tokens, 2 * columns] and silu(first half) * second half is multiplied; last: of the last token alone.
 // CausalAttention(qkv [batch, tokens, (num_heads + 2 * kv_num_heads) * head_dim], past_key, past_value, past_lengths
@@ -107,7 +108,8 @@ struct QuantizedLinear {
     Calls ort;
     int64_t columns = 0, gated = 0, last = 0;
     std::vector<int64_t> rows, bits, block_size, has_zeros;
-    mutable std::atomic<bool> checked{false};  // that the weights, which are constants, have the attributes' sizes
+    // Of the weights, which are constants and checked once: bit i is set where matrix i has scales in float16.
+    mutable std::atomic<int64_t> half_scales{-1};
 
     Status list(const void* info, const char* name, std::vector<int64_t>& out) {
         size_t n = 0;
@@ -124,6 +126,7 @@ struct QuantizedLinear {
         RETURN_IF_ERROR(list(info, "bits", bits));
         RETURN_IF_ERROR(list(info, "block_size", block_size));
         RETURN_IF_ERROR(list(info, "has_zeros", has_zeros));
+        if (rows.size() > 62) return ort.error(ort::kInvalidArgument, "QuantizedLinear: more than 62 matrices");
         if (columns < 1 || bits.size() != rows.size() || block_size.size() != rows.size() || has_zeros.size() != rows.size())
             return ort.error(ort::kInvalidArgument, "QuantizedLinear: the attributes' lists differ in length");
         for (size_t i = 0; i < rows.size(); ++i) {
@@ -135,11 +138,13 @@ struct QuantizedLinear {
     }
 
     Status check(const ort::Context* context) const {
-        const auto bytes = [&](size_t i, int64_t element, int64_t expected) -> Status {
+        int type = 0;
+        const auto elements = [&](size_t i, bool scales, int64_t expected) -> Status {
             Tensor t;
             RETURN_IF_ERROR(read_input(ort, context, i, &t));
-            const bool right = t.type == (element == 4 ? ort::kFloat : ort::kUint8) &&
-                               t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3] * element == expected;
+            type = t.type;
+            const bool known = scales ? type == ort::kFloat || type == ort::kFloat16 : type == ort::kUint8;
+            const bool right = known && t.dims[0] * t.dims[1] * t.dims[2] * t.dims[3] == expected;
             return right ? nullptr : ort.error(ort::kInvalidArgument, "QuantizedLinear: weights have another type or size than the attributes say");
         };
         size_t at = 1, given = 0;
@@ -147,13 +152,15 @@ struct QuantizedLinear {
         for (size_t i = 0; i < rows.size(); ++i) at += has_zeros[i] ? 3 : 2;
         if (at != given) return ort.error(ort::kInvalidArgument, "QuantizedLinear: another number of weights than the attributes say");
         at = 1;
+        int64_t half = 0;
         for (size_t i = 0; i < rows.size(); ++i) {
-            const Matrix m{nullptr, nullptr, nullptr, rows[i], columns, block_size[i], bits[i]};
-            RETURN_IF_ERROR(bytes(at++, 1, m.rows * m.pitch()));
-            RETURN_IF_ERROR(bytes(at++, 4, m.rows * m.blocks() * 4));
-            if (has_zeros[i]) RETURN_IF_ERROR(bytes(at++, 1, m.rows * m.zero_pitch()));
+            const Matrix m{nullptr, nullptr, nullptr, rows[i], columns, block_size[i], bits[i], false};
+            RETURN_IF_ERROR(elements(at++, false, m.rows * m.pitch()));
+            RETURN_IF_ERROR(elements(at++, true, m.rows * m.blocks()));
+            if (type == ort::kFloat16) half |= int64_t(1) << i;
+            if (has_zeros[i]) RETURN_IF_ERROR(elements(at++, false, m.rows * m.zero_pitch()));
         }
-        checked = true;
+        half_scales = half;
         return nullptr;
     }
 
@@ -164,7 +171,8 @@ struct QuantizedLinear {
     };
 
     Status compute(ort::Context* context) const {
-        if (!checked) RETURN_IF_ERROR(check(context));
+        if (half_scales < 0) RETURN_IF_ERROR(check(context));
+        const int64_t half = half_scales;
         const Kernels& kernels = *g_kernels;
         Tensor x;
         RETURN_IF_ERROR(read_input(ort, context, 0, &x));
@@ -178,8 +186,8 @@ struct QuantizedLinear {
             RETURN_IF_ERROR(data_of(ort, context, at++, &quanta));
             RETURN_IF_ERROR(data_of(ort, context, at++, &scales));
             if (has_zeros[i]) RETURN_IF_ERROR(data_of(ort, context, at++, &zeros));
-            matrices.push_back({(const uint8_t*)quanta, (const float*)scales, (const uint8_t*)zeros, rows[i], columns,
-                                block_size[i], bits[i]});
+            matrices.push_back({(const uint8_t*)quanta, scales, (const uint8_t*)zeros, rows[i], columns, block_size[i],
+                                bits[i], (half >> i & 1) != 0});
             output_pitch += rows[i];
         }
         const int64_t dims[3] = {batch, kept, output_pitch};

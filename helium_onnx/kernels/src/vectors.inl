@@ -90,7 +90,7 @@ void quantize_row(const float* row, int64_t columns, int64_t block_size, bool pa
 // A tile: kLanes rows of a matrix, whole 64 columns of each readable; the last ones of a matrix are copied for that.
 struct Tile {
     const uint8_t* quanta;
-    const float* scales;
+    const char* scales;
     const uint8_t* zeros;
 };
 
@@ -98,25 +98,25 @@ int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 int64_t padded_columns(const Matrix& m) { return (m.blocks() * m.block_size + 63) / 64 * 64; }
 
 int64_t scratch_bytes(const Matrix& m) {
-    const int64_t copies = aligned(kLanes * m.pitch() + 64) + aligned(kLanes * m.blocks() * 4) + aligned(kLanes * m.zero_pitch());
+    const int64_t copies = aligned(kLanes * m.pitch() + 64) + aligned(kLanes * m.scale_pitch()) + aligned(kLanes * m.zero_pitch());
     const int64_t factors = 4 * aligned(kLanes * m.blocks() * 4);
     return copies + factors + 2 * aligned(kLanes * padded_columns(m));  // of two tiles
 }
 
 Tile tile_at(const Matrix& m, int64_t n, char*& scratch) {
-    const int64_t there = std::min(kLanes, m.rows - n), pitch = m.pitch(), blocks = m.blocks();
-    Tile tile{m.quanta + n * pitch, m.scales + n * blocks, m.zeros ? m.zeros + n * m.zero_pitch() : nullptr};
+    const int64_t there = std::min(kLanes, m.rows - n), pitch = m.pitch(), scale_pitch = m.scale_pitch();
+    Tile tile{m.quanta + n * pitch, (const char*)m.scales + n * scale_pitch, m.zeros ? m.zeros + n * m.zero_pitch() : nullptr};
     char* copy = scratch;
-    scratch += aligned(kLanes * pitch + 64) + aligned(kLanes * blocks * 4) + aligned(kLanes * m.zero_pitch());
+    scratch += aligned(kLanes * pitch + 64) + aligned(kLanes * scale_pitch) + aligned(kLanes * m.zero_pitch());
     const bool whole = m.blocks() * m.block_size % 64 == 0;
     if (there == kLanes && (whole || n + kLanes < m.rows)) return tile;
     std::memset(copy, 0, scratch - copy);
     std::memcpy(copy, tile.quanta, there * pitch);
     tile.quanta = (const uint8_t*)copy;
     copy += aligned(kLanes * pitch + 64);
-    std::memcpy(copy, tile.scales, there * blocks * 4);
-    tile.scales = (const float*)copy;
-    copy += aligned(kLanes * blocks * 4);
+    std::memcpy(copy, tile.scales, there * scale_pitch);
+    tile.scales = copy;
+    copy += aligned(kLanes * scale_pitch);
     if (tile.zeros) {
         std::memcpy(copy, tile.zeros, there * m.zero_pitch());
         tile.zeros = (const uint8_t*)copy;
@@ -128,11 +128,13 @@ Tile tile_at(const Matrix& m, int64_t n, char*& scratch) {
 // prefetchers do not keep up with sixteen rows at a time (measured from memory: 18 GB/s a core instead of 35).
 struct Ahead {
     const char *quanta, *scales;
+    int64_t scale_size;
 
     Ahead(const Matrix& m, int64_t n, int64_t end) {
         const int64_t next = n + 2 * kLanes <= end ? n + kLanes : n;  // of the last tile itself, which costs nothing
         quanta = (const char*)m.quanta + next * m.pitch();
-        scales = (const char*)(m.scales + next * m.blocks());
+        scales = (const char*)m.scales + next * m.scale_pitch();
+        scale_size = m.half_scales ? 2 : 4;
     }
 
     template <int kBytes, int kBlocks>
@@ -140,12 +142,19 @@ struct Ahead {
 #pragma GCC unroll 16
         for (int i = 0; i < kBytes; i += 64) fetch(quanta + i);
         quanta += kBytes;
-        constexpr int kScales = kBlocks * kLanes * 4;
-#pragma GCC unroll 4
-        for (int i = 0; i < kScales; i += 64) fetch(scales + i);
-        scales += kScales;
+        const int64_t size = kBlocks * kLanes * scale_size;
+        for (int64_t i = 0; i < size; i += 64) fetch(scales + i);
+        scales += size;
     }
 };
+
+// The scales of a tile's `n` <= kLanes blocks from `first` on, as a vector for each block.
+void scales_at(const Matrix& m, const Tile& tile, int64_t first, int64_t n, float* out) {
+    if (m.half_scales)
+        transpose_scales((const uint16_t*)tile.scales + first, m.blocks(), n, out);
+    else
+        transpose_scales((const float*)tile.scales + first, m.blocks(), n, out);
+}
 
 // One row of activations with one tile, straight from the packed quanta.
 template <int kBits, int kBlocks, bool kZeros>
@@ -159,7 +168,7 @@ Floats tile_with_one(const Matrix& m, const Tile& tile, const Activations& x, Ah
     Floats sum = zero_floats();
     for (int64_t first = 0; first < blocks; first += kLanes) {
         const int64_t n = std::min(kLanes, blocks - first);
-        transpose_scales(tile.scales + first, blocks, n, scales);
+        scales_at(m, tile, first, n, scales);
         if (kZeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), n, kBits, zeros);
         for (int64_t b = 0; b < n; b += kBlocks) {
             Ints dots[kBlocks];
@@ -300,7 +309,7 @@ template <int kBits>
 void unpack_factors(const Matrix& m, const Tile& tile, float* scales, float* zeros) {
     for (int64_t first = 0; first < m.blocks(); first += kLanes) {
         const int64_t count = std::min(kLanes, m.blocks() - first);
-        transpose_scales(tile.scales + first, m.blocks(), count, scales + first * kLanes);
+        scales_at(m, tile, first, count, scales + first * kLanes);
         if (tile.zeros) transpose_zeros(tile.zeros + first * kBits / 8, m.zero_pitch(), count, kBits, zeros + first * kLanes);
     }
 }
