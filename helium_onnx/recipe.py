@@ -24,6 +24,7 @@ Operators = Literal["onnxruntime", "standard"]
 Method = Literal["none", "round-to-nearest", "hqq", "k-quant", "gptq"]
 Bits = Literal[2, 4, 8, 32]
 BlockSize = Literal[16, 32, 64, 128, 256]
+Scales = Literal["float32", "float16"]
 
 _T = TypeVar("_T")
 
@@ -47,13 +48,14 @@ class Precision:
 class MatrixSettings:
     """How a kind of matrix is stored. ``bits`` 32 means float32, and the other settings then have no effect.
 
-    ``block_size`` weights along a row share one scale (and, unless ``symmetric``, one zero point). 2 bits are
-    experimental: few models keep their sense.
+    ``block_size`` weights along a row share one scale (and, unless ``symmetric``, one zero point), which is stored as
+    ``scales`` says. 2 bits are experimental: few models keep their sense.
     """
 
     bits: Bits = 32
     block_size: BlockSize = 32
     symmetric: bool = True
+    scales: Scales = "float32"
 
     @property
     def quantized(self) -> bool:
@@ -72,6 +74,7 @@ class Override:
     bits: Bits | None = None
     block_size: BlockSize | None = None
     symmetric: bool | None = None
+    scales: Scales | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ manifest's table by itself does not say what a step reads. Numbers of fields are
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +19,16 @@ from helium_onnx.manifest import TensorRecord
 from helium_onnx.protobuf import fields, texts
 
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
-_NODE_INPUT, _NODE_OPERATOR = 1, 4
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR = 1, 2, 4
 _TENSOR_NAME, _TENSOR_EXTERNAL, _ENTRY_KEY, _ENTRY_VALUE = 8, 13, 1, 2
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A node that reads stored tensors: its operator, as ``MatMulNBits``, and the tensors in the inputs' order."""
+    """A node that reads stored tensors: its operator, as ``MatMulNBits``, and the tensors in the inputs' order.
+
+    What it reads through a ``Cast`` has the type and bytes that ONNX Runtime makes of it once, when it loads the graph.
+    """
 
     operator: str
     tensors: tuple[TensorRecord, ...]
@@ -50,14 +55,15 @@ def readings(bundle: Bundle, graph: str) -> tuple[Reading, ...]:
 def _readings(model: bytes, records: tuple[TensorRecord, ...]) -> Iterator[Reading]:
     by_place = {record.offset: record for record in records if record.nbytes}
     stored: dict[str, TensorRecord] = {}
-    nodes: list[tuple[str, list[str]]] = []
+    nodes: list[tuple[str, list[str], list[str]]] = []
     for number, _, begin, end in fields(model, 0, len(model)):
         if number != _MODEL_GRAPH:
             continue
         for field, _, body, stop in fields(model, begin, end):
             if field == _GRAPH_NODE:
                 (operator,) = texts(model, body, stop, _NODE_OPERATOR)
-                nodes.append((operator, texts(model, body, stop, _NODE_INPUT)))
+                names = texts(model, body, stop, _NODE_INPUT), texts(model, body, stop, _NODE_OUTPUT)
+                nodes.append((operator, *names))
             elif field == _GRAPH_INITIALIZER and (place := _place(model, body, stop)):
                 (name,) = texts(model, body, stop, _TENSOR_NAME)
                 if place["location"] != Path(WEIGHTS_FILE).name:
@@ -66,8 +72,12 @@ def _readings(model: bytes, records: tuple[TensorRecord, ...]) -> Iterator[Readi
                 if record is None:
                     raise ValueError(f"{name} begins at byte {place.get('offset')}, where the manifest has no tensor")
                 stored[name] = record
-    for operator, inputs in nodes:
-        if found := tuple(stored[name] for name in inputs if name in stored):
+    for operator, inputs, outputs in nodes:
+        found = tuple(stored[name] for name in inputs if name in stored)
+        if found and operator == "Cast":  # of scales in float16, to float32: what else is stored needs none
+            (record,) = found
+            stored[outputs[0]] = dataclasses.replace(record, dtype="float32", nbytes=4 * math.prod(record.shape))
+        elif found:
             yield Reading(operator, found)
 
 

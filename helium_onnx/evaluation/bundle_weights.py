@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import BundleError
 from helium_onnx.exporter.quantize.packing import QuantizedRows, dequantize
 from helium_onnx.manifest import TensorRecord
-from helium_onnx.recipe import MatrixSettings
+from helium_onnx.recipe import Bits, BlockSize, MatrixSettings
 
 #: Endings that an exporter gives the tensors it makes of a matrix.
 _PARTS = (".quantized", ".scales", ".zero_points", ".transposed")
@@ -30,8 +30,8 @@ _CHUNK = 16 << 20
 class _Layout:
     """The attributes of the node that reads a quantized matrix."""
 
-    bits: int
-    block_size: int
+    bits: Bits
+    block_size: BlockSize
 
 
 class BundleWeights:
@@ -96,7 +96,7 @@ class BundleWeights:
             )
         blocks = -(-columns // layout.block_size)
         whole = blocks * layout.block_size * layout.bits // 8
-        settings = MatrixSettings(layout.bits, layout.block_size, zero_points is None)  # type: ignore[arg-type]
+        settings = MatrixSettings(layout.bits, layout.block_size, zero_points is None)
         out = np.empty((rows, columns), np.float32)
         step = max(1, _CHUNK // columns)
         for start in range(0, rows, step):
@@ -141,5 +141,7 @@ def _layouts(path: Path) -> dict[str, _Layout]:
             attributes = {attribute.name: attribute.i for attribute in node.attribute}
             data = node.input[0 if node.op_type == "GatherBlockQuantized" else 1]
             # The schemas' defaults (ONNX Runtime 1.31.1).
-            found[data] = _Layout(attributes.get("bits", 4), attributes.get("block_size", 128))
+            bits, block_size = attributes.get("bits", 4), attributes.get("block_size", 128)
+            # Others no graph has that ONNX Runtime loads.
+            found[data] = _Layout(cast(Bits, bits), cast(BlockSize, block_size))
     return found

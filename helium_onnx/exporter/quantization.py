@@ -64,7 +64,11 @@ def allocated(
     shapes.setdefault(HEAD, shapes[EMBEDDING])
     names = [name for name in matrices(config) if recipe.quantization.settings_of(name).quantized]
     windows = first_tokens(text.windows, sensitivity_tokens(config))
-    costs = Sensitivity(source, windows, report).measure(dict.fromkeys(names, CANDIDATES))
+    ways = {
+        name: tuple(dataclasses.replace(way, scales=recipe.quantization.settings_of(name).scales) for way in CANDIDATES)
+        for name in names
+    }
+    costs = Sensitivity(source, windows, report).measure(ways)
     rest = sum(4 * math.prod(shape) for name, shape in shapes.items() if name not in names)
     rest += 4 * config.max_position_embeddings * config.head_dim + 3 * len(shapes) * ALIGNMENT
     rest += _OTHER_BYTES + _OTHER_BYTES_A_LAYER * config.num_hidden_layers

@@ -117,8 +117,8 @@ class Quantized:
     """A matrix in the layout of MatMulNBits, or (``gathered``) of GatherBlockQuantized.
 
     Data: uint8 ``[N, blocks, block_size * bits / 8]``, low bits first; gathered: ``[N, K * bits / 8]``. Scales:
-    float32 ``[N, blocks]``. Zero points, unless symmetric: uint8 ``[N, ceil(blocks * bits / 8)]``. Source: ONNX
-    Runtime 1.31.1, the operators' schemas. ``source`` is one tensor of the checkpoint, or several joined by ``+``,
+    float32 or float16 ``[N, blocks]``. Zero points, unless symmetric: uint8 ``[N, ceil(blocks * bits / 8)]``. Source:
+    ONNX Runtime 1.31.1, the operators' schemas. ``source`` is one tensor of the checkpoint, or several joined by ``+``,
     whose rows follow each other.
     """
 
@@ -134,12 +134,13 @@ class Quantized:
 
     def tensors(self) -> tuple[StoredTensor, ...]:
         (rows, columns), bits, u8 = self.shape, self.settings.bits, ir.DataType.UINT8
+        scales = ir.DataType.FLOAT16 if self.settings.scales == "float16" else ir.DataType.FLOAT
         data = (
             (rows, columns * bits // 8) if self.gathered else (rows, self.blocks, self.settings.block_size * bits // 8)
         )
         stored = [
             StoredTensor(f"{self.name}.quantized", u8, data),
-            StoredTensor(f"{self.name}.scales", ir.DataType.FLOAT, (rows, self.blocks)),
+            StoredTensor(f"{self.name}.scales", scales, (rows, self.blocks)),
         ]
         if not self.settings.symmetric:
             stored.append(StoredTensor(f"{self.name}.zero_points", u8, (rows, -(-self.blocks * bits // 8))))
@@ -152,7 +153,8 @@ class Quantized:
         for source in self.source.split("+"):
             for row, parts in quantizer.rows(self.name, source, self.settings):
                 rows = len(parts.scales)
-                arrays: tuple[NDArray[Any] | None, ...] = (parts.data, parts.scales, parts.zero_points)
+                scales = parts.scales.astype(tensors[1].dtype.numpy(), copy=False)  # which loses nothing
+                arrays: tuple[NDArray[Any] | None, ...] = (parts.data, scales, parts.zero_points)
                 for tensor, array, size in zip(tensors, arrays, row_bytes, strict=False):
                     assert array is not None
                     block = array.reshape(rows, -1)

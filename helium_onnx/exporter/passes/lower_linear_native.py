@@ -48,6 +48,7 @@ class LowerLinearNative(ir.passes.InPlacePass):
                 logits = next(value for value in model.graph.outputs if value.name == "logits")
                 assert logits.shape is not None
                 logits.shape = ir.Shape(["batch_size", 1, logits.shape[2]])
+        _remove(model.graph, *nodes_of(model, "", "Cast"))  # of scales
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -55,7 +56,7 @@ def _linear(
     place: ir.Node, matmuls: list[ir.Node], *, x: ir.Value | None = None, gated: int = 0, last: int = 0
 ) -> ir.Value:
     """One QuantizedLinear in front of ``place`` for the matrices of ``matmuls``."""
-    weights = [value for node in matmuls for value in node.inputs[1:] if value is not None]
+    weights = [_stored(value) for node in matmuls for value in node.inputs[1:] if value is not None]
 
     def each(name: str) -> list[int]:
         return [node.attributes[name].as_int() for node in matmuls]
@@ -73,6 +74,16 @@ def _linear(
     )  # fmt: skip
     y.type = ir.TensorType(ir.DataType.FLOAT)
     return y
+
+
+def _stored(weight: ir.Value) -> ir.Value:
+    """``weight`` itself, or what it is a ``Cast`` of: our operator takes scales in float16 too."""
+    cast = weight.producer()
+    if cast is None:
+        return weight
+    stored = cast.inputs[0]
+    assert cast.op_type == "Cast" and stored is not None
+    return stored
 
 
 def _gated(down: ir.Node) -> tuple[ir.Node, ir.Node, ir.Node, ir.Node, ir.Node] | None:

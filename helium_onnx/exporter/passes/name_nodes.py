@@ -15,6 +15,8 @@ from helium_onnx.exporter.passes.rewriting import SCOPES
 class NameNodes(ir.passes.InPlacePass):
     """Pattern: every node. Replacement: the same, named ``model.layers.0.mlp.up_proj.MatMulNBits``, outputs likewise.
 
+    What converts a stored tensor is named after it, so that in every graph its output has the same name.
+
     Names depend on the graph alone, so the same input gives the same file. Inputs, outputs and initializers keep
     theirs; metadata and comments of the exporter, which hold paths of the machine, are dropped.
     """
@@ -23,7 +25,9 @@ class NameNodes(ir.passes.InPlacePass):
         seen: Counter[str] = Counter()
         before = _names(model)
         for node in model.graph:
-            base = ".".join(filter(None, (_module(node), node.op_type)))
+            converted = node.inputs[0] if node.op_type == "Cast" else None
+            place = converted.name if converted is not None and converted.is_initializer() else _module(node)
+            base = ".".join(filter(None, (place, node.op_type)))
             seen[base] += 1
             node.name = base if seen[base] == 1 else f"{base}_{seen[base] - 1}"
             for index, output in enumerate(node.outputs):

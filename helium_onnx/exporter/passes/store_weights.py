@@ -15,8 +15,8 @@ class StoreLinear(ir.passes.InPlacePass):
     """Pattern: ``MatMul(x, Transpose(weight))``, which is how the exporter writes a Linear of ``weight [N, K]``.
 
     Replacement: where the recipe keeps float32, ``MatMul(x, weight.transposed)`` over the matrix stored ``[K, N]``;
-    else ``com.microsoft::MatMulNBits(x, weight.quantized, weight.scales[, weight.zero_points])``. A head that is tied
-    to the embedding and stored alike reads the embedding's bytes.
+    else ``com.microsoft::MatMulNBits(x, weight.quantized, weight.scales[, weight.zero_points])``, with a ``Cast`` of
+    scales in float16. A head that is tied to the embedding and stored alike reads the embedding's bytes.
     """
 
     def __init__(self, plan: WeightPlan, config: HeliumConfig, quantization: Quantization) -> None:
@@ -54,8 +54,9 @@ class StoreLinear(ir.passes.InPlacePass):
             weights = [_alias(graph, self.plan, EMBEDDING, tensor.name, tensor.shape) for tensor in wanted.tensors()]
         else:
             weights = initializers(graph, self.plan, wanted)
+        data, scales, *zero_points = weights
         y = rewriter.op(
-            "MatMulNBits", x, *weights,
+            "MatMulNBits", x, data, _float32(rewriter, scales), *zero_points,
             domain=MICROSOFT,
             K=columns,
             N=rows,
@@ -93,7 +94,7 @@ class StoreEmbedding(ir.passes.InPlacePass):
         data, scales, *zero_points = initializers(model.graph, self.plan, transform)
         rewriter = Rewriter(gather)
         y = rewriter.op(
-            "GatherBlockQuantized", data, input_ids, scales, *zero_points,
+            "GatherBlockQuantized", data, input_ids, _float32(rewriter, scales), *zero_points,
             domain=MICROSOFT,
             bits=settings.bits,
             block_size=settings.block_size,
@@ -137,6 +138,15 @@ def initializers(graph: ir.Graph, plan: WeightPlan, transform: Transform) -> lis
     """The stored tensors of ``transform`` as initializers of ``graph``."""
     plan.add(transform)
     return [_initializer(graph, plan.external(tensor.name)) for tensor in transform.tensors()]
+
+
+def _float32(rewriter: Rewriter, scales: ir.Value) -> ir.Value:
+    """``scales`` as the operators take them beside float32 activations: runtimes convert them when they load."""
+    if scales.dtype == ir.DataType.FLOAT:
+        return scales
+    converted = rewriter.op("Cast", scales, to=ir.DataType.FLOAT)
+    converted.type, converted.shape = ir.TensorType(ir.DataType.FLOAT), scales.shape
+    return converted
 
 
 def _alias(graph: ir.Graph, plan: WeightPlan, stored: str, name: str, shape: tuple[int, ...]) -> ir.Value:

@@ -122,13 +122,14 @@ class Allocation:
 
 
 def stored_bytes(shape: Sequence[int], settings: MatrixSettings) -> int:
-    """What MatMulNBits takes for a matrix ``[rows, columns]``: data, float32 scales and zero points."""
+    """What MatMulNBits takes for a matrix ``[rows, columns]``: data, scales and zero points."""
     rows, columns = shape
     if not settings.quantized:
         return 4 * rows * columns
     blocks = -(-columns // settings.block_size)
+    scale = 2 if settings.scales == "float16" else 4
     zero_points = 0 if settings.symmetric else -(-blocks * settings.bits // 8)
-    return rows * (blocks * settings.block_size * settings.bits // 8 + 4 * blocks + zero_points)
+    return rows * (blocks * settings.block_size * settings.bits // 8 + scale * blocks + zero_points)
 
 
 def allocate(shapes: Mapping[str, tuple[int, ...]], costs: Costs, budget: Budget, *, other_bytes: int) -> Allocation:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from helium_onnx.exporter.quantize.k_quant import search_scale_zero
 from helium_onnx.exporter.quantize.packing import QuantizedRows, make_rows
+from helium_onnx.exporter.quantize.round_to_nearest import storable
 from helium_onnx.recipe import MatrixSettings
 
 #: Added to H's diagonal, as parts of its mean: inputs that the text happened not to have still count, and the more so
@@ -149,6 +150,7 @@ def _column_by_column(weight: Tensor, upper: Tensor, settings: MatrixSettings) -
         weights = F.pad(diagonal[first:last].square().reciprocal(), (0, size - len(x)))
         padded = F.pad(x.T, (0, size - len(x))).contiguous()
         scale, zero = search_scale_zero(padded, weights[None], settings, coarse=True)
+        scale = storable(scale, settings)
         scales[block], zeros[block] = scale, zero
         inverse, errors = scale.reciprocal(), torch.empty_like(x)
         for c in range(len(x)):

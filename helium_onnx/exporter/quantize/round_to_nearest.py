@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helium_onnx.errors import CheckpointError
 from helium_onnx.exporter.quantize.packing import QuantizedRows, make_rows, split_blocks
 from helium_onnx.recipe import MatrixSettings
 
@@ -50,8 +51,30 @@ def usable(scale: Tensor) -> Tensor:
     return torch.where(scale.abs() < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
 
 
+def storable(scale: Tensor, settings: MatrixSettings) -> Tensor:
+    """``scale`` float32, none of them 0, rounded to the type that it is stored in, and none of them to 0.
+
+    Raises:
+        CheckpointError: one is beyond that type's range.
+    """
+    if settings.scales == "float32":
+        return scale
+    rounded = scale.half().float()
+    if not bool(rounded.isfinite().all()):
+        most = scale.abs().max()
+        raise CheckpointError(
+            "weights are too large for scales in float16",
+            found=f"a block of weights up to {most * (1 << settings.bits):.2g}",
+            expected=f"scales up to {torch.finfo(torch.float16).max:g}",
+            remedy='set scales = "float32" in the recipe',
+        )
+    least = torch.full_like(scale, torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps)
+    return torch.where(rounded == 0, least.copysign(scale), rounded)
+
+
 def encode(x: Tensor, scale: Tensor, zero: Tensor, settings: MatrixSettings) -> QuantizedRows:
     """``x`` ``[rows, blocks, block_size]`` in steps of ``scale`` from ``zero``, both float32 ``[rows, blocks]``."""
+    scale = storable(scale, settings)
     steps = x * scale.reciprocal().unsqueeze(-1)
     codes = steps.add_(zero.unsqueeze(-1)).round_().clamp_(0, (1 << settings.bits) - 1).to(torch.uint8)
     return make_rows(codes, scale, None if settings.symmetric else zero.to(torch.uint8), settings.bits)

@@ -34,10 +34,12 @@ class Nodes:
         made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         return made.outputs[0]
 
-    def matmul(self, x: ir.Value, rows: int, columns: int = WIDTH, bits: int = 4, zeros: bool = True) -> ir.Value:
+    def matmul(
+        self, x: ir.Value, rows: int, columns: int = WIDTH, bits: int = 4, zeros: bool = True, half: bool = False
+    ) -> ir.Value:
         shapes: list[tuple[int, ...]] = [(rows, columns // 32, 4 * bits)]
         arrays: list[Array] = [self.rng.integers(0, 256, shapes[0], np.uint8)]
-        arrays.append(self.rng.uniform(0.01, 0.1, (rows, columns // 32)).astype(np.float32))
+        arrays.append(self.rng.uniform(0.01, 0.1, (rows, columns // 32)).astype(np.float16 if half else np.float32))
         if zeros:
             arrays.append(self.rng.integers(0, 256, (rows, (columns // 32 * bits + 7) // 8), np.uint8))
         stored = []
@@ -46,6 +48,8 @@ class Nodes:
             tensor = ir.tensor(array, name=name)
             stored.append(ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor))
             self.weights.append(stored[-1])
+        if half:
+            stored[1] = self.node("Cast", stored[1], to=int(ir.DataType.FLOAT))
         return self.node(
             "MatMulNBits", x, *stored, domain=MICROSOFT, K=columns, N=rows, bits=bits, block_size=32, accuracy_level=4
         )
@@ -93,6 +97,16 @@ def test_one_alone() -> None:
     assert linears(after) == [
         {"columns": 64, "rows": (48,), "bits": (4,), "block_size": (32,), "has_zeros": (1,), "gated": 0, "last": 0}
     ]
+
+
+def test_scales_in_float16_are_read_as_they_are() -> None:
+    nodes = Nodes()
+    x, _ = nodes.values.values()
+    model = nodes.model(y=nodes.matmul(x, 40, half=True), logits=nodes.matmul(x, 48, half=True))
+    after = lowered(model)
+    assert graph_making.operators(after) == {"helium_onnx.kernels.QuantizedLinear": 2}
+    for found, expected in zip(run(after), run(model), strict=True):
+        assert_close(found, expected)
 
 
 def projections(z: bool = False, axis: int = -1) -> ir.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import graph_making
@@ -67,6 +68,22 @@ def test_int4(traced: ir.Model) -> None:
     }  # fmt: skip
     assert [str(value.shape) for value in node.inputs[1:] if value is not None] == ["[64,3,16]", "[64,3]", "[64,2]"]
     assert EMBEDDING not in traced.graph.initializers
+
+
+def test_scales_in_float16(traced: ir.Model) -> None:
+    half = dataclasses.replace(INT4, scales="float16")
+    plan = store(traced, Quantization("round-to-nearest", 4, half, half, half))
+    records = {record.name: record for record in plan.records()}
+    readers = [node for node in traced.graph if node.op_type in ("MatMulNBits", "GatherBlockQuantized")]
+    assert len(readers) == 3 * 7 + 2
+    for node in readers:
+        scales = node.inputs[2]
+        assert scales is not None
+        cast = scales.producer()
+        assert cast is not None
+        assert (cast.op_type, scales.dtype, scales.shape) == ("Cast", ir.DataType.FLOAT, cast.inputs[0].shape)  # type: ignore[union-attr]
+        record = records[str(cast.inputs[0].name)]  # type: ignore[union-attr]
+        assert (record.dtype, record.nbytes) == ("float16", 2 * record.shape[0] * record.shape[1])
 
 
 @pytest.mark.parametrize("quantization", [FLOAT32, ALL_INT4], ids=["float32", "int4"])

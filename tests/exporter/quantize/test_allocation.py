@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def test_bytes_are_those_of_the_layout(bits: int, symmetric: bool, columns: int)
     rows: QuantizedRows = quantize_rows(np.ones((6, columns), np.float32), settings)
     arrays = [rows.data, rows.scales, *([] if rows.zero_points is None else [rows.zero_points])]
     assert stored_bytes((6, columns), settings) == sum(array.nbytes for array in arrays)
+    half = dataclasses.replace(settings, scales="float16")
+    assert stored_bytes((6, columns), half) == stored_bytes((6, columns), settings) - rows.scales.nbytes // 2
 
 
 @pytest.mark.parametrize("seed", range(5))

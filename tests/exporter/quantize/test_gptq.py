@@ -92,6 +92,17 @@ def test_its_output_error_is_below_round_to_nearest(settings: MatrixSettings) ->
     assert loss(weight, seen, inputs) < 0.8 * loss(weight, torch.from_numpy(nearest), inputs)
 
 
+def test_scales_in_float16() -> None:
+    """Columns make up for the errors of the scale that is stored, and of no other."""
+    weight, inputs = problem(24, 96)
+    how = MatrixSettings(4, 32, symmetric=False, scales="float16")
+    packed, values = gptq.quantize(weight, gptq.InverseHessian.of(inputs), how)
+    np.testing.assert_array_equal(packed.scales, packed.scales.astype(np.float16))
+    np.testing.assert_array_equal(values.numpy(), dequantize(packed, how, 96))
+    full = gptq.quantize(weight, gptq.InverseHessian.of(inputs), MatrixSettings(4, 32, symmetric=False))[1]
+    assert loss(weight, values, inputs) <= 1.05 * loss(weight, full, inputs)
+
+
 def test_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, inputs = problem(10, 64)
     hessian = gptq.InverseHessian.of(inputs)
