@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
+
 from helium_onnx.bundle import Bundle, BundleWriter
 from helium_onnx.contract import GRAPH_FILES, GRAPHS, WEIGHTS_FILE, TensorSpec
 from helium_onnx.manifest import FORMAT_VERSION, MANIFEST_FILE, FileRecord, GraphRecord, Manifest, TensorRecord
@@ -133,6 +135,23 @@ def forge(
         change(writer.folder)
         writer.commit(manifest(Bundle.open(source).manifest))
     return target
+
+
+def flip_bit(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def flip_attribute(graph: Path, name: str) -> int:
+    """Turn each of the nodes' attributes ``name`` of a graph's file, 0 or 1, into the other; how many there were."""
+    model = onnx.load(graph, load_external_data=False)
+    attributes = [attribute for node in model.graph.node for attribute in node.attribute if attribute.name == name]
+    for attribute in attributes:
+        attribute.i = 1 - attribute.i
+    graph.write_bytes(model.SerializeToString())
+    return len(attributes)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import bundles
+import disks
 import pytest
 
 from helium_onnx import atomic
@@ -73,14 +74,8 @@ def test_other_errors_of_the_block_stay_what_they_are(target: Path) -> None:
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 128 KiB. Where mounting is not permitted, the simulated tests above stand alone."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"mount is not permitted: {mounted.stderr.decode().strip()}")
-    try:
+    with disks.tmpfs(folder, "size=128k"):
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_exchange(tmp_path: Path) -> None:
@@ -122,7 +117,7 @@ def test_disk_full_to_the_last_byte(disk: Path) -> None:
 
 @pytest.mark.parametrize("name", ["bundle", "deeper/bundle"])
 def test_read_only_disk(name: str, disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    disks.make_read_only(disk)
     with pytest.raises(ExportError, match="Read-only"):
         bundles.write_bundle(disk / name)
 
@@ -135,7 +130,7 @@ def test_parent_is_a_file(tmp_path: Path) -> None:
 
 def test_reading_a_read_only_bundle(disk: Path) -> None:
     target = bundles.write_bundle(disk / "bundle").path
-    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    disks.make_read_only(disk)
     bundles.assert_whole(target, "")
 
 

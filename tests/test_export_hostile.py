@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import disks
 import pytest
 import tiny
 
@@ -45,16 +46,8 @@ def is_absent_or_whole(target: Path) -> bool:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs; the suite runs as root in CI, and says so where it cannot."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    try:
+    with disks.tmpfs(folder, "size=12m"):
         yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_disk_too_small_is_said_before_the_weights_are_written(checkpoint: Path, small_disk: Path) -> None:
@@ -81,7 +74,7 @@ def test_disk_that_fills_in_mid_export_leaves_nothing(checkpoint: Path, small_di
 
 
 def test_read_only_target_is_an_error_and_nothing_is_left(checkpoint: Path, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    disks.make_read_only(small_disk)
     done = export(checkpoint, small_disk / "out")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

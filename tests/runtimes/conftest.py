@@ -1,0 +1,31 @@
+"""A bundle to spoil, and the cache of prepacked weights that was built for it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import prepacked_loads
+import pytest
+
+from helium_onnx.bundle import Bundle
+from helium_onnx.runtimes.prepacked import PrepackedCache
+
+
+@pytest.fixture
+def copy(sample_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of ``sample_bundle``, to spoil."""
+    return Path(shutil.copytree(sample_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def expected_tokens(sample_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, ...]:
+    """The tokens of ``prepacked_loads.load`` without a cache."""
+    return prepacked_loads.load(sample_bundle, tmp_path_factory.mktemp("none"), cache=False).token_ids
+
+
+@pytest.fixture
+def cache_folder(copy: Path, tmp_path: Path, expected_tokens: tuple[int, ...]) -> Path:
+    """The folder of a cache that was built for ``copy`` under ``tmp_path / "cache"``."""
+    assert prepacked_loads.load(copy, tmp_path / "cache").token_ids == expected_tokens
+    return PrepackedCache(Bundle.open(copy), tmp_path / "cache").folder
