@@ -5,24 +5,31 @@ A ModelProto's field 7 is its graph, a GraphProto's field 5 an initializer, a Te
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from helium_onnx.protobuf import fields
 
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME = 7, 5, 8
 
 
-def initializers_last(model: bytes, names: Collection[str]) -> bytes:
-    """The same ModelProto with the initializers of ``names`` behind all others. ValueError if it is no ModelProto."""
-    wanted = {name.encode() for name in names}
+def initializers_last(model: bytes, names: Sequence[str]) -> bytes:
+    """The same ModelProto with the initializers of ``names``, in that order, behind all others.
+
+    ValueError if it is no ModelProto.
+    """
+    places = {name.encode(): place for place, name in enumerate(names)}
     for number, _, begin, end in fields(model, 0, len(model)):
         if number == _MODEL_GRAPH:
             first: list[bytes] = []
-            last: list[bytes] = []
+            last: list[tuple[int, bytes]] = []
             for field, start, body, stop in fields(model, begin, end):
-                moves = field == _GRAPH_INITIALIZER and _name(model, body, stop) in wanted
-                (last if moves else first).append(model[start:stop])
-            return b"".join((model[:begin], *first, *last, model[end:]))  # of the same length: no size changes
+                place = places.get(_name(model, body, stop)) if field == _GRAPH_INITIALIZER else None
+                if place is None:
+                    first.append(model[start:stop])
+                else:
+                    last.append((place, model[start:stop]))
+            moved = [data for _, data in sorted(last, key=lambda pair: pair[0])]
+            return b"".join((model[:begin], *first, *moved, model[end:]))  # of the same length: no size changes
     raise ValueError("no graph in the file")
 
 

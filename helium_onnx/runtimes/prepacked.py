@@ -28,6 +28,7 @@ from helium_onnx.bundle import Bundle, sha256
 from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import IntegrityError, TargetLockedError
 from helium_onnx.locking import exclusive_lock
+from helium_onnx.manifest import TensorRecord
 from helium_onnx.progress import ProgressCallback, ProgressEvent
 from helium_onnx.runtimes.checked_files import CheckedFiles, FileStamp, default_cache_dir
 from helium_onnx.runtimes.initializer_order import initializers_last
@@ -135,15 +136,15 @@ class PrepackedCache:
 
     def _build(self, options: Callable[[], ort.SessionOptions], progress: ProgressCallback) -> None:
         needed = int(
-            4.5 * (self.bundle.path / WEIGHTS_FILE).stat().st_size
-        )  # original and packed weights, for a moment in two copies
+            6 * (self.bundle.path / WEIGHTS_FILE).stat().st_size
+        )  # packed weights, for a moment in two copies, and the converted ones
         self._remove_stale()  # first: what killed builds left may be what fills the disk
         if (free := shutil.disk_usage(self.root).free) < needed:
             raise OSError(f"{needed / 1e9:.1f} GB of disk needed in {self.root}, {free / 1e9:.1f} GB free")
         with self._partial() as partial:
             for phase in _PHASES:
                 progress(ProgressEvent("cache", f"prepacking the weights for this machine ({phase}), once"))
-                self._save(phase, partial, options())
+                self._save(phase, partial, options)
             files = [*(f"{phase}.onnx" for phase in _PHASES), _WEIGHTS]
             record = {
                 "sha256": {name: sha256(partial / name) for name in files},
@@ -155,24 +156,21 @@ class PrepackedCache:
             partial.rename(self.folder)
         self._checked.remember()
 
-    def _save(self, phase: Phase, partial: Path, options: ort.SessionOptions) -> None:
+    def _save(self, phase: Phase, partial: Path, options_of: Callable[[], ort.SessionOptions]) -> None:
         """Let ONNX Runtime write one optimized graph with its packed weights; both graphs' weights are one file."""
         with tempfile.TemporaryDirectory(dir=partial) as name:
-            scratch = Path(name)
+            scratch, options = Path(name), options_of()
             options.optimized_model_filepath = str(scratch / f"{phase}.onnx")
             options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
-            graph = self.bundle.graph_path(phase)
+            graph = self._without_conversions(phase, scratch, options_of)
             # Scales, however few, go behind their matrix into the file: as float32 they bring its end into line again.
             options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
             # The graph comes as bytes, so that ONNX Runtime must be told where its weights are.
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-            # What is odd in size goes last, or it would misplace all that is written behind it (see _check_alignment).
-            odd = [tensor.name for tensor in self.bundle.manifest.tensors if tensor.nbytes % _ALIGNMENT]
-            ort.InferenceSession(
-                initializers_last(graph.read_bytes(), odd), options, providers=["CPUExecutionProvider"]
-            )
+            model = initializers_last(graph.read_bytes(), self._order())
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             if not (scratch / _WEIGHTS).exists():
                 raise OSError("ONNX Runtime wrote no prepacked weights")
             _check_alignment(scratch / f"{phase}.onnx")
@@ -181,6 +179,32 @@ class PrepackedCache:
                 (scratch / _WEIGHTS).rename(partial / _WEIGHTS)
             elif not _equal(scratch / _WEIGHTS, partial / _WEIGHTS):
                 raise OSError("the graphs' prepacked weights differ")
+
+    def _order(self) -> list[str]:
+        """Stored tensors in the order of the weights file, scales behind their matrix also where they were converted.
+
+        ONNX Runtime leaves what it converts in another order in each graph. What is odd in size goes last, or it would
+        misplace all that is written behind it (see _check_alignment).
+        """
+        named = [
+            (f"{t.name}.Cast.output", 2 * t.nbytes) if _in_float16(t) else (t.name, t.nbytes)
+            for t in self.bundle.manifest.tensors
+        ]
+        return [name for name, size in sorted(named, key=lambda pair: pair[1] % _ALIGNMENT != 0)]
+
+    def _without_conversions(self, phase: Phase, scratch: Path, options_of: Callable[[], ort.SessionOptions]) -> Path:
+        """The graph, or where it converts scales a copy in which ONNX Runtime has done so, with weights of its own."""
+        graph = self.bundle.graph_path(phase)
+        if not any(map(_in_float16, self.bundle.manifest.tensors)):
+            return graph
+        options = options_of()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(scratch / "converted.onnx")
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "converted.data")
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "64")
+        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return scratch / "converted.onnx"
 
     @contextlib.contextmanager
     def _partial(self) -> Iterator[Path]:
@@ -196,6 +220,11 @@ class PrepackedCache:
         for path in self.root.iterdir():
             if path.name.startswith((prefix, f".{prefix}")) and path.is_dir() and path != self.folder:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _in_float16(tensor: TensorRecord) -> bool:
+    """Whether the graphs convert it: scales in float16 become float32 when a session is made."""
+    return tensor.dtype == "float16" and tensor.name.endswith(".scales")
 
 
 def _check_alignment(graph: Path) -> None:
