@@ -310,6 +310,7 @@ def bench(
     quick: bool = False,
     threads: int | None = None,
     provider: str = "cpu",
+    kernels: Literal["auto", "native", "onnxruntime"] = "auto",
     cache: bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
@@ -319,7 +320,8 @@ def bench(
     ``prompt`` and ``past`` are numbers of tokens (default: 32, 128, 512, 2048 and 0, 512, 2048), ``batch`` numbers of
     rows (1, 4, 16); what exceeds the model's context or the memory is left out, and the report says so. Each case is
     measured in every one of ``rounds`` rounds (5); ``quick`` means fewer cases and rounds. ``threads``, ``provider``,
-    ``cache`` and ``cache_dir`` are as in ``load``. Takes minutes for a 2 B model; other programs disturb it.
+    ``kernels``, ``cache`` and ``cache_dir`` are as in ``load``. Takes minutes for a 2 B model; other programs disturb
+    it.
     """
     from helium_onnx.benchmark import run
 
@@ -332,6 +334,7 @@ def bench(
         quick=quick,
         threads=threads,
         provider=provider,
+        kernels=kernels,
         cache=cache,
         cache_dir=cache_dir,
         progress=progress,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from helium_onnx.cli_options import Html, Json, Out, Quiet
+from helium_onnx.cli_options import Cache, CacheDir, Html, Json, Kernels, Out, Provider, Quiet, Threads
 from helium_onnx.errors import UsageError
 from helium_onnx.interrupts import interrupts
 from helium_onnx.terminal import progress_display
@@ -29,19 +28,11 @@ def bench(
         int | None, typer.Option(metavar="N", help="Measure every case N times.", show_default="5")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and rounds: a first look.")] = False,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="CPU threads.", show_default="physical cores")
-    ] = None,
-    provider: Annotated[str, typer.Option(metavar="NAME", help="Execution provider.")] = "cpu",
-    cache: Annotated[
-        bool | None,
-        typer.Option(
-            "--cache/--no-cache", help="Keep prepacked weights on disk.", show_default="from 64 MB of weights"
-        ),
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to.", show_default="~/.cache/helium-onnx")
-    ] = None,
+    threads: Threads = None,
+    provider: Provider = "cpu",
+    kernels: Kernels = "auto",
+    cache: Cache = None,
+    cache_dir: CacheDir = None,
     html: Html = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -54,6 +45,9 @@ def bench(
     import helium_onnx
 
     lengths = {name: _numbers(name, text) for name, text in (("prompt", prompt), ("past", past), ("batch", batch))}
+    from helium_onnx.runtimes.opening import checked_choice
+
+    chosen_kernels = checked_choice(kernels)
     if html is not None:
         from helium_onnx.benchmark.report import check_page
 
@@ -66,6 +60,7 @@ def bench(
             quick=quick,
             threads=threads,
             provider=provider,
+            kernels=chosen_kernels,
             cache=cache,
             cache_dir=cache_dir,
             progress=progress,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from helium_onnx.cli_options import Out, Quiet
+from helium_onnx.cli_options import Cache, CacheDir, Kernels, Out, Provider, Quiet, Threads
 from helium_onnx.errors import UsageError
 from helium_onnx.interrupts import interrupts
 from helium_onnx.sizes import parse_size
@@ -66,30 +66,18 @@ def generate(
         typer.Option("--stream/--no-stream", help="Show text as it comes.", show_default="on without --json"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print texts, token ids and timings as JSON.")] = False,
-    provider: Annotated[str, typer.Option(metavar="NAME", help="Execution provider.")] = "cpu",
+    provider: Provider = "cpu",
     context: Annotated[
         int | None,
         typer.Option(metavar="N", help="Most tokens of prompt and text; bounds memory.", show_default="the model's"),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="CPU threads.", show_default="physical cores")
-    ] = None,
-    kernels: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="native, onnxruntime, or auto: native where bundle and machine have them."),
-    ] = "auto",
+    threads: Threads = None,
+    kernels: Kernels = "auto",
     spin: Annotated[
         bool, typer.Option("--spin/--no-spin", help="Let threads wait busily: faster; --no-spin saves a battery.")
     ] = True,
-    cache: Annotated[
-        bool | None,
-        typer.Option(
-            "--cache/--no-cache", help="Keep prepacked weights on disk.", show_default="from 64 MB of weights"
-        ),
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where to.", show_default="~/.cache/helium-onnx")
-    ] = None,
+    cache: Cache = None,
+    cache_dir: CacheDir = None,
     prefix_cache: Annotated[
         int,
         typer.Option(

@@ -33,6 +33,7 @@ def render(report: BenchReport) -> str:
         report=report,
         conditions=report.conditions,
         rates=tables.rates(report),
+        ran_by=tables.ran_by(report),
         notes=tables.notes(report),
         charts=_charts(report),
     )

@@ -125,14 +125,17 @@ class Method:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """One bundle on one machine. ``session`` is the class that ran it. ``cold`` is None where the page cache cannot be
-    dropped, ``limits`` where the processor does not compute (another execution provider than ``cpu``).
+    """One bundle on one machine.
+
+    ``kernels`` are those that ran it, ``session`` is the class that did. ``cold`` is None where the page cache cannot
+    be dropped, ``limits`` where the processor does not compute (another execution provider than ``cpu``).
     """
 
     bundle: str
     digest: str
     recipe: str
     provider: str
+    kernels: Literal["native", "onnxruntime"]
     session: str
     context_length: int
     conditions: Conditions
@@ -158,6 +161,7 @@ class BenchReport:
             "digest": self.digest,
             "recipe": self.recipe,
             "provider": self.provider,
+            "kernels": self.kernels,
             "session": self.session,
             "context_length": self.context_length,
             "conditions": _plain(self.conditions),

@@ -18,7 +18,7 @@ from helium_onnx.benchmark.traffic import Traffic
 from helium_onnx.bundle import Bundle
 from helium_onnx.errors import BundleError, UsageError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
-from helium_onnx.runtimes.native_session import NativeSession, can_run
+from helium_onnx.runtimes.opening import KernelChoice, runs_natively
 from helium_onnx.runtimes.providers import CPU, default_threads, execution_provider
 
 
@@ -32,6 +32,7 @@ def bench(
     quick: bool = False,
     threads: int | None = None,
     provider: str = "cpu",
+    kernels: KernelChoice = "auto",
     cache: bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
@@ -47,11 +48,12 @@ def bench(
         raise BundleError(f"{bundle.path} does not generate text", found=bundle.task, expected="text-generation")
     used = default_threads() if threads is None else threads
     context = int(bundle.model_config["max_position_embeddings"])
-    expected = Traffic(bundle, native=host and can_run(bundle))
+    native = runs_natively(bundle, provider=provider, choice=kernels)
+    traffic = Traffic(bundle, native=native)
     cases, left_out = plan(
         asked,
         context_length=context,
-        cache_token_bytes=expected.cache_token_bytes,
+        cache_token_bytes=traffic.cache_token_bytes,
         available_bytes=available_memory(),
     )
     now = conditions(used)
@@ -62,6 +64,7 @@ def bench(
     options = {
         "provider": provider,
         "threads": used,
+        "kernels": kernels,
         "cache": cache,
         "cache_dir": None if cache_dir is None else os.fspath(Path(cache_dir).absolute()),
     }
@@ -72,9 +75,8 @@ def bench(
     warm = measure_warm(bundle, options, prompt_tokens=shortest, runs=asked.loads)
 
     with helium_onnx.load(
-        path, provider=provider, threads=used, cache=cache, cache_dir=cache_dir, progress=report
+        path, provider=provider, threads=used, kernels=kernels, cache=cache, cache_dir=cache_dir, progress=report
     ) as model:
-        traffic = Traffic(bundle, native=isinstance(model.session, NativeSession))
         session = type(model.session).__name__
         samples, without_memory = measure_rounds(
             model.session, cases, rounds=asked.rounds, steps=asked.steps, progress=report
@@ -89,6 +91,7 @@ def bench(
         digest=bundle.digest,
         recipe=str(bundle.manifest.recipe.get("name", "")),
         provider=provider,
+        kernels="native" if native else "onnxruntime",
         session=session,
         context_length=context,
         conditions=now,

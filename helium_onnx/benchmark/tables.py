@@ -85,6 +85,11 @@ def rates(report: BenchReport) -> str:
     return f"{', '.join(facts)}: best of {repeats}, {limits.threads} threads, {size(limits.buffer_bytes)} ({limits.by})"
 
 
+def ran_by(report: BenchReport) -> str:
+    """``native kernels (NativeSession)``."""
+    return f"{report.kernels} kernels ({report.session})"
+
+
 def machine(c: Conditions) -> str:
     """Where the figures are from, in one sentence."""
     parts = [
@@ -128,7 +133,7 @@ def notes(report: BenchReport) -> list[str]:
 
 def render(report: BenchReport, console: Console) -> None:
     """Print limits, loads, prefill, decode, and how and where it was measured."""
-    head = f"{report.bundle} ({report.recipe}), {report.conditions.threads} threads, {report.session}"
+    head = f"{report.bundle} ({report.recipe}), {report.conditions.threads} threads, {ran_by(report)}"
     console.print(Text(visible(head), style="bold"))
     console.print(Text(f"machine: {rates(report)}"))
     console.print()

@@ -35,11 +35,7 @@ def open_session(
         ProviderError: native kernels were asked for, and bundle or machine lack them.
         And what loading raises.
     """
-    choice = checked_choice(choice)
-    possible = provider == "cpu" and can_run(bundle)
-    if choice == "native" and not possible:
-        raise _not_native(bundle, provider)
-    if possible and choice != "onnxruntime":
+    if runs_natively(bundle, provider=provider, choice=choice):
         return NativeSession(
             bundle, context_length=context_length, threads=threads, spin=spin, cache_dir=cache_dir, progress=progress
         )
@@ -55,12 +51,22 @@ def open_session(
     )
 
 
+def runs_natively(bundle: Bundle, *, provider: str, choice: KernelChoice) -> bool:
+    """Whether a session of these arguments runs on native kernels; raises what opening it would raise of them."""
+    choice = checked_choice(choice)
+    possible = provider == "cpu" and can_run(bundle)
+    if choice == "native" and not possible:
+        raise _not_native(bundle, provider)
+    return possible and choice != "onnxruntime"
+
+
 def checked_choice(asked: str) -> KernelChoice:
     """``asked`` as one of the choices; UsageError where it is none."""
-    for choice in get_args(KernelChoice):
+    choices: tuple[KernelChoice, ...] = get_args(KernelChoice)
+    for choice in choices:
         if choice == asked:
-            return choice  # type: ignore[no-any-return]
-    raise UsageError("there are no such kernels", found=repr(asked), expected=", ".join(get_args(KernelChoice)))
+            return choice
+    raise UsageError("there are no such kernels", found=repr(asked), expected=", ".join(choices))
 
 
 def _not_native(bundle: Bundle, provider: str) -> ProviderError:

@@ -47,6 +47,7 @@ def report(limits: Limits | None = LIMITS, **changes: Any) -> BenchReport:
         digest="ab" * 32,
         recipe="cpu-int4",
         provider="cpu",
+        kernels="onnxruntime",
         session="OnnxRuntimeSession",
         context_length=4096,
         conditions=CONDITIONS,

@@ -12,7 +12,11 @@ import pytest
 from command_line import assert_plain, invoke, on_terminal, start
 
 import helium_onnx
+from helium_onnx.benchmark import loading
+from helium_onnx.benchmark.process import run_apart
 from helium_onnx.benchmark.report import BenchReport
+from helium_onnx.bundle import Bundle
+from helium_onnx.runtimes.native_session import can_run
 
 SMALL = ("--quick", "--prompt", "4,8", "--past", "0,6", "--batch", "1,2", "--rounds", 2, "--threads", 1)
 
@@ -36,6 +40,7 @@ def test_json(sample_bundle: Path) -> None:
     data = json.loads(result.stdout)
     assert data["digest"] == helium_onnx.inspect(sample_bundle)["digest"]
     assert (data["recipe"], data["context_length"], data["conditions"]["threads"]) == ("cpu-int4", 2048, 1)
+    assert data["kernels"] == ("native" if can_run(Bundle.open(sample_bundle)) else "onnxruntime")
     assert data["method"]["rounds"] == 2
     assert [row["tokens"] for row in data["prefill"]] == [4, 8]
     assert [(row["past"], row["batch"]) for row in data["decode"]] == [(0, 1), (6, 1), (6, 2)]
@@ -56,6 +61,40 @@ def test_json(sample_bundle: Path) -> None:
     assert "machine: " in result.stderr
     assert "measure: round 2 of 2" in result.stderr
     assert_plain(result.stdout + result.stderr)
+
+
+@pytest.mark.usefixtures("native_kernels")
+@pytest.mark.parametrize(
+    ("kernels", "session", "cache_itemsize"),
+    [("native", "NativeSession", 2), ("onnxruntime", "OnnxRuntimeSession", 4)],
+)
+def test_kernels(
+    kernels: str, session: str, cache_itemsize: int, sample_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those asked for run the loads and the rounds, and it is their work that is counted and stated."""
+    loads = []
+
+    def spy(module: str, *arguments: str) -> Any:
+        loads.append(json.loads(arguments[1])["kernels"])
+        return run_apart(module, *arguments)
+
+    monkeypatch.setattr(loading, "run_apart", spy)
+    result = invoke("bench", sample_bundle, *SMALL, "--kernels", kernels, "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert (data["kernels"], data["session"]) == (kernels, session)
+    assert set(loads) == {kernels}
+    # Of one token, in 6 layers with 2 key/value heads of 64.
+    assert data["decode"][0]["work"]["cache_write_bytes"] == 6 * 2 * 2 * 64 * cache_itemsize
+
+
+def test_native_kernels_that_cannot_be(sample_bundle_fp32: Path) -> None:
+    """Said before anything is measured."""
+    result = invoke("bench", sample_bundle_fp32, *SMALL, "--kernels", "native")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(
+        "error: native kernels cannot run this\n  found:    a bundle without native graphs\n"
+    )
 
 
 def test_a_report_and_a_page(sample_bundle_fp32: Path, tmp_path: Path) -> None:
@@ -91,6 +130,7 @@ def test_on_a_terminal(sample_bundle: Path) -> None:
         (["--rounds", "0"], 2, "number of rounds"),
         (["--rounds", "many"], 2, "--rounds"),
         (["--threads", "0"], 2, "number of threads"),
+        (["--kernels", "fast"], 2, "expected: auto, native, onnxruntime"),
         (["--prompt", "5000", "--past", "5000"], 2, "no case is left"),
         (["--html", "absent/b.html"], 2, "there is no folder absent"),
         (["--html", "."], 2, "is a folder"),
@@ -127,12 +167,13 @@ def test_keywords_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(helium_onnx, "bench", bench)
     args = ("--prompt", "1, 2", "--batch", "3", "--rounds", 4, "--quick", "--threads", 5, "--no-cache")
-    assert json.loads(invoke("bench", "out", *args, "--cache-dir", "d", "--json").stdout) == {"a": 1}
+    more = ("--cache-dir", "d", "--kernels", "onnxruntime", "--json")
+    assert json.loads(invoke("bench", "out", *args, *more).stdout) == {"a": 1}
     assert invoke("bench", "out", "--json").exit_code == 0
     nothing = {"prompt": None, "past": None, "batch": None, "rounds": None, "quick": False, "threads": None,
-               "provider": "cpu", "cache": None, "cache_dir": None, "path": Path("out")}  # fmt: skip
+               "provider": "cpu", "kernels": "auto", "cache": None, "cache_dir": None, "path": Path("out")}  # fmt: skip
     given = {"prompt": [1, 2], "batch": [3], "rounds": 4, "quick": True, "threads": 5, "cache": False,
-             "cache_dir": Path("d")}  # fmt: skip
+             "cache_dir": Path("d"), "kernels": "onnxruntime"}  # fmt: skip
     assert asked == [{**nothing, **given}, nothing]
 
 
@@ -159,5 +200,7 @@ def test_from_python(sample_bundle: Path) -> None:
     report = helium_onnx.bench(sample_bundle, prompt=(4,), past=(0,), batch=(1,), rounds=1, quick=True)
     assert isinstance(report, BenchReport)
     assert [row.tokens for row in report.prefill] == [4]
+    with pytest.raises(helium_onnx.errors.UsageError, match="no such kernels"):
+        helium_onnx.bench(sample_bundle, kernels="fast")  # type: ignore[arg-type]
     with pytest.raises(helium_onnx.errors.UsageError, match="prompt is out of range"):
         helium_onnx.bench(sample_bundle, prompt=(0,))

@@ -60,9 +60,10 @@ def test_a_limit_that_was_not_measured() -> None:
 def test_json() -> None:
     data = json.loads(json.dumps(REPORT.to_dict(), allow_nan=False))
     assert set(data) == {
-        "bundle", "digest", "recipe", "provider", "session", "context_length", "conditions", "method", "limits",
-        "fits_in_caches", "load", "prefill", "decode", "left_out",
+        "bundle", "digest", "recipe", "provider", "kernels", "session", "context_length", "conditions", "method",
+        "limits", "fits_in_caches", "load", "prefill", "decode", "left_out",
     }  # fmt: skip
+    assert (data["kernels"], data["session"]) == ("onnxruntime", "OnnxRuntimeSession")
     assert data["limits"]["best"] == {
         "read_gigabytes_per_second": 50.0,
         "int8_gigaops": 1000.0,
@@ -86,6 +87,7 @@ def test_the_tables_fit_80_columns_and_nothing_is_cut() -> None:
     assert "…" not in text
     for words in ("out/a [red]bundle", "reads 50.0 GB/s", "int8 1,000 Gop/s", "of the limit", "left out: decode at"):
         assert words in text
+    assert "2 threads, onnxruntime kernels (OnnxRuntimeSession)" in " ".join(text.split())
     assert "One round to warm up" in text
     assert "Processor [bold] 9000" in " ".join(text.split())
 
@@ -132,7 +134,8 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
     assert "<script" not in text
     assert "@import" not in text
     assert not re.search(r'(src|href)="(?!#)', text)
-    for words in ("decode at past 0: 31.0 ms a token", "abababab", "1.3 GB", "left out: decode at past 8192"):
+    kernels = "onnxruntime kernels (OnnxRuntimeSession)"
+    for words in ("decode at past 0: 31.0 ms a token", "abababab", "1.3 GB", "left out: decode at past 8192", kernels):
         assert words in text
     assert text.count("<svg") == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["bench.html"]
