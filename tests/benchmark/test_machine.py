@@ -26,7 +26,7 @@ def test_with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limits.int8_gigaops == ()
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="the native library is not built here")
+@pytest.mark.usefixtures("native_kernels")
 def test_with_the_native_library() -> None:
     limits = machine.measure_here(2, 2, SMALL)
     assert limits.by == "helium_onnx.kernels"
