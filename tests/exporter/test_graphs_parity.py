@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bundles
 import numpy as np
-import onnx
 import pytest
 import reference
 import tiny
@@ -32,6 +32,17 @@ MODELS: dict[str, tuple[str, int, int, bool]] = {
     "tied-2-layers": ("helium", 2, 2, True),
 }
 RECIPES = ("cpu-fp32", "portable-fp32")
+EXPORTS = [(model, recipe) for model in MODELS for recipe in RECIPES]
+
+
+def name_of(export: tuple[str, str]) -> str:
+    return "-".join(export)
+
+
+#: Runs a test on the fused operators alone: standard ones make a new present, and have other attributes.
+fused_operators = pytest.mark.parametrize(
+    "exported", [export for export in EXPORTS if export[1] == "cpu-fp32"], ids=name_of, indirect=True
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +53,8 @@ class Exported:
     recipe: str
     graphs: reference.Graphs
 
-    @property
-    def writes_in_place(self) -> bool:
-        return self.recipe == "cpu-fp32"
 
-
-@pytest.fixture(scope="module", params=[(m, r) for m in MODELS for r in RECIPES], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(scope="module", params=EXPORTS, ids=name_of)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     name, recipe = request.param
     model_type, layers, kv_heads, tie = MODELS[name]
@@ -90,10 +97,9 @@ def test_growing_past_over_16_steps(exported: Exported, prefill: Graph) -> None:
     assert past[0].shape[2] == LENGTH + STEPS
 
 
+@fused_operators
 @pytest.mark.parametrize("chunks", [[LENGTH], [40, 24], [1, 7, 8, 48], [63, 1]])
 def test_chunked_prefill_then_decode_in_place(exported: Exported, chunks: list[int]) -> None:
-    if not exported.writes_in_place:
-        pytest.skip("standard operators make a new present")
     (row,) = rows_of(LENGTH + STEPS)
     expected = reference.logits_of(exported.model, row)
     buffers, length = exported.graphs.past(1, 128), np.zeros(1, np.int64)
@@ -120,10 +126,9 @@ def test_chunked_prefill_with_a_growing_past(exported: Exported) -> None:
         assert reference.error(logits[0], expected[stop - 1 : stop]) <= reference.TOLERANCE
 
 
+@fused_operators
 def test_ragged_rows_decode_in_place(exported: Exported) -> None:
     """Continuous batching: each row is prefilled into its own slice, then all decode together."""
-    if not exported.writes_in_place:
-        pytest.skip("standard operators make a new present")
     rows = rows_of(LENGTH + STEPS, 9 + STEPS, 30 + STEPS)
     expected = [reference.logits_of(exported.model, row) for row in rows]
     buffers, lengths = exported.graphs.past(3, 128), np.zeros(3, np.int64)
@@ -193,21 +198,15 @@ def test_an_export_with_the_other_rope_is_noticed(exported: Exported, tmp_path: 
         assert reference.error(logits[0], expected[-logits.shape[1] :]) > reference.MUTATION
 
 
+@fused_operators
 @pytest.mark.parametrize(
     ("graph", "attribute"),
     [("prefill", "rotary_interleaved"), ("decode", "rotary_interleaved"), ("model", "interleaved")],
 )
 def test_a_flipped_attribute_is_noticed(exported: Exported, graph: Graph, attribute: str, tmp_path: Path) -> None:
-    if exported.recipe != "cpu-fp32":
-        pytest.skip("standard operators have no such attribute")
     shutil.copytree(exported.bundle / "onnx", tmp_path / "onnx")
-    path = tmp_path / GRAPH_FILES[graph]
-    proto = onnx.load(path, load_external_data=False)
-    attributes = [a for node in proto.graph.node for a in node.attribute if a.name == attribute]
-    assert len(attributes) == exported.graphs.config.num_hidden_layers * (2 if graph == "model" else 1)
-    for one in attributes:
-        one.i = 1 - one.i
-    path.write_bytes(proto.SerializeToString())
+    flipped = bundles.flip_attribute(tmp_path / GRAPH_FILES[graph], attribute)
+    assert flipped == exported.graphs.config.num_hidden_layers * (2 if graph == "model" else 1)
     (row,) = rows_of(LENGTH)
     logits, _ = reference.Graphs(tmp_path, exported.graphs.config, [graph]).run(graph, row[None])
     expected = reference.logits_of(exported.model, row)
