@@ -23,7 +23,7 @@ from pathlib import Path
 
 import helium_onnx
 from helium_onnx.evaluation.report import FidelityReport
-from helium_onnx.recipe import MatrixSettings, Method, Precision, Quantization, Recipe, load_recipe
+from helium_onnx.recipe import Bits, BlockSize, MatrixSettings, Method, Precision, Quantization, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "samples/helium-docs-7m"
@@ -45,9 +45,9 @@ class Row:
     calibrated: bool = False
 
 
-def alike(method: Method, bits: int, block_size: int, symmetric: bool, tokens: int) -> Recipe:
+def alike(method: Method, bits: Bits, block_size: BlockSize, symmetric: bool, tokens: int) -> Recipe:
     """All matrices stored in one way."""
-    settings = MatrixSettings(bits, block_size, symmetric)  # type: ignore[arg-type]
+    settings = MatrixSettings(bits, block_size, symmetric, "float16")
     return Recipe(
         f"{method}-{bits}-{block_size}-{'sym' if symmetric else 'zp'}",
         summary="one point of the frontier",
@@ -70,7 +70,8 @@ def rows(tokens: int) -> Iterator[Row]:
     yield Row("cpu-int8", shipped("cpu-int8"), calibrated=True)
     yield Row("cpu-int4", shipped("cpu-int4"), calibrated=True)
     methods: tuple[Method, ...] = ("round-to-nearest", "hqq", "k-quant", "gptq")
-    for block_size, symmetric in ((32, True), (64, False), (128, False)):
+    forms: tuple[tuple[BlockSize, bool], ...] = ((32, True), (64, False), (128, False))
+    for block_size, symmetric in forms:
         for method in methods:
             if method != "hqq" or block_size == 64:
                 kind = "sym" if symmetric else "zp"

@@ -42,17 +42,24 @@ PREVIEW_2B = {
 }
 
 
+def size(config: dict[str, object], name: str) -> int:
+    """A field that is a whole number."""
+    value = config[name]
+    assert isinstance(value, int), name
+    return value
+
+
 def shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a Helium's tensors, in the order of the file."""
-    h, m, v = (int(str(config[k])) for k in ("hidden_size", "intermediate_size", "vocab_size"))
-    kv = int(str(config["num_key_value_heads"])) * int(str(config["head_dim"]))
+    h, m, v = (size(config, name) for name in ("hidden_size", "intermediate_size", "vocab_size"))
+    kv = size(config, "num_key_value_heads") * size(config, "head_dim")
     layer = {
         "self_attn.q_proj": (h, h), "self_attn.k_proj": (kv, h), "self_attn.v_proj": (kv, h),
         "self_attn.o_proj": (h, h), "mlp.gate_proj": (m, h), "mlp.up_proj": (m, h), "mlp.down_proj": (h, m),
         "input_layernorm": (h,), "post_attention_layernorm": (h,),
     }  # fmt: skip
     named: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, h)}
-    for i in range(int(str(config["num_hidden_layers"]))):
+    for i in range(size(config, "num_hidden_layers")):
         named |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
     return named | {"model.norm.weight": (h,), "lm_head.weight": (v, h)}
 
@@ -99,7 +106,7 @@ def main() -> None:
     config: dict[str, object] = {**PREVIEW_2B, "num_hidden_layers": args.layers}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write_tokenizer(args.out, PREVIEW_2B["vocab_size"])  # type: ignore[arg-type]
+    write_tokenizer(args.out, size(config, "vocab_size"))
     write_weights(args.out / "model.safetensors", config, args.seed, args.std)
 
 
