@@ -5,7 +5,8 @@
 #   make install   the development environment alone
 #   make lint      ruff: rules and format
 #   make check     mypy --strict
-#   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours)
+#   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours);
+#                  writes docs/performance.md and its charts anew
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -40,6 +41,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/speculation.py
+	$(BIN)/python benchmarks/settings.py
+	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/performance_page.py
 
 clean:
 	rm -rf $(VENV) out build dist
