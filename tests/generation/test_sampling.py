@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
 from helium_onnx.errors import GenerationError, UsageError
+from helium_onnx.generation import sampling
 from helium_onnx.generation.sampling import Sampler, SamplingOptions, SplitMix64, token_logprobs
 
 OPTIONS: list[dict[str, Any]] = [
@@ -135,6 +136,29 @@ def test_a_running_sum_that_only_reaches_the_target_is_not_enough(monkeypatch: p
     monkeypatch.setattr(SplitMix64, "next_uniform", lambda _: 0.5)
     sampler = Sampler(SamplingOptions(temperature=1.0))
     assert sampler.sample(np.zeros(4, dtype=np.float32), []) == 2  # the sums are 1, 2, 3, 4 and the target 2
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_where_bounds_of_the_total_leave_it_open_it_is_summed(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two uniforms in 10^12 they do; here, of all: tokens are the same."""
+    logits = [random_logits(seed) for seed in range(50)]
+    quick = Sampler(SamplingOptions(seed=1, **options))
+    expected = [quick.sample(row, [1, 2]) for row in logits]
+    monkeypatch.setattr(sampling, "_total_bounds", lambda weights: (0.0, 1.5 * float(weights.sum())))
+    summed = Sampler(SamplingOptions(seed=1, **options))
+    assert [summed.sample(row, [1, 2]) for row in logits] == expected
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=400), st.floats(0, 1, exclude_max=True))
+def test_the_likeliest_are_the_beginning_of_the_full_order(values: list[float], share: float) -> None:
+    weights = np.array([*values, 1.0])
+    ranks, running = sampling._ranked_until(weights, float(weights.sum()), share * float(weights.sum()))
+    full = np.argsort(-weights, kind="stable")[: np.count_nonzero(weights)]
+    assert ranks.tolist() == full[: len(ranks)].tolist()
+    assert running.tolist() == np.cumsum(weights[ranks]).tolist()
+    assert len(ranks) == len(full) or running[-1] > share * weights.sum()
 
 
 def test_draws_have_the_frequencies_of_their_probabilities() -> None:
