@@ -26,6 +26,7 @@ from typing import Any
 from common import ROOT, conditions
 
 import helium_onnx
+from helium_onnx.generation.request import GenerationOptions, SpeculationChoice
 
 PAGES, NEW, ROUNDS = 24, 200, 3
 
@@ -39,19 +40,17 @@ def prompts(kind: str, pages: list[str]) -> list[str]:
 
 def measure(model: helium_onnx.LanguageModel, kind: str, pages: list[str]) -> dict[str, Any]:
     ratios, equal, drafted, accepted, plain_tokens, plain_seconds = [], 0, 0, 0, 0, 0.0
-    sampling = {"temperature": 1.0, "seed": 1} if kind == "sampled" else {}
+    options: GenerationOptions = {"max_new_tokens": NEW, "ignore_eos": True}
+    if kind == "sampled":
+        options |= {"temperature": 1.0, "seed": 1}
+    choices: tuple[SpeculationChoice, SpeculationChoice] = ("off", "auto")
     for number, prompt in enumerate(prompts(kind, pages)):
         times: dict[str, list[float]] = {"off": [], "auto": []}
         tokens: dict[str, set[tuple[int, ...]]] = {"off": set(), "auto": set()}
         for turn in range(ROUNDS):
-            for choice in ("off", "auto") if (turn + number) % 2 else ("auto", "off"):
-                result = model.generate(
-                    prompt,
-                    max_new_tokens=NEW,
-                    ignore_eos=True,
-                    speculation=choice,
-                    **sampling,  # type: ignore[arg-type]
-                )
+            for choice in choices if (turn + number) % 2 else reversed(choices):
+                options["speculation"] = choice
+                result = model.generate(prompt, **options)
                 times[choice].append(result.timings.decode_seconds)
                 tokens[choice].add(result[0].token_ids)
                 if choice == "auto" and result.speculation is not None:
@@ -71,21 +70,19 @@ def measure(model: helium_onnx.LanguageModel, kind: str, pages: list[str]) -> di
     }
 
 
+def export_sample(bundle: Path) -> None:
+    """helium-docs-7m as cpu-int4-fast at ``bundle``, unless a bundle is there."""
+    if not (bundle / "helium.json").exists():
+        command = [sys.executable, "-m", "helium_onnx", "export", str(ROOT / "samples/helium-docs-7m"), str(bundle)]
+        subprocess.run([*command, "--recipe", "cpu-int4-fast", "--quiet"], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure speculative decoding against plain decoding.")
     parser.add_argument("--bundle", type=Path, default=ROOT / "out/bench/docs-7m-int4-fast")
     parser.add_argument("--pages", type=int, default=PAGES)
     args = parser.parse_args()
-    if not (args.bundle / "helium.json").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "helium_onnx",
-            "export",
-            str(ROOT / "samples/helium-docs-7m"),
-            str(args.bundle),
-        ]
-        subprocess.run([*command, "--recipe", "cpu-int4-fast", "--quiet"], check=True)
+    export_sample(args.bundle)
     texts = [json.loads(line)["text"] for line in (ROOT / "benchmarks/data/valid.jsonl").open(encoding="utf-8")]
     with helium_onnx.load(args.bundle) as model:
         fits = [text for text in texts if 800 < len(text) < 2400][: args.pages]

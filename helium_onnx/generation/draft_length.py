@@ -2,8 +2,11 @@
 
 Three things decide. What a step typically takes, by its width (step_times.py). How likely the model accepts a draft's
 tokens, which is counted. And a credit of time that bounds what drafting may lose: it starts at two plain steps, grows
-by 2 % of the time and by what drafts gain, and a draft is only made where the credit covers its failure. So, whatever
-the text, drafting costs at most 2 % of the time and two steps, over the life of a model.
+by 1 % of the time and by what drafts gain, and a draft is only made where the credit covers its failure. So, whatever
+the text, drafting costs at most 1 % of the time and two steps, over the life of a model.
+
+What copies from the text would be worth is seen without making them (draft_watch.py). Where only a trial tells, as with
+a draft model, trials of what does not promise to pay come at growing distances.
 
 Interruptions by other programs, of milliseconds where a small model's step takes a tenth of one, would use the credit
 up at random. So a step is charged what it is to blame for, times what steps with drafts suffer from interruptions on
@@ -21,7 +24,7 @@ MOST_TOKENS = 16
 #: Where a draft's advantage is smaller, it is not worth its risk.
 _LEAST_GAIN = 1.03
 #: Of the credit, in plain steps, and its growth as a share of the time.
-_FIRST_CREDIT, _MOST_CREDIT, _CREDIT_RATE = 2.0, 16.0, 0.02
+_FIRST_CREDIT, _MOST_CREDIT, _CREDIT_RATE = 2.0, 16.0, 0.01
 #: Positions that a draft reaches more rarely are not looked at.
 _UNLIKELY = 0.05
 #: The longest pause between two trials of what does not pay, in opportunities.
@@ -46,8 +49,12 @@ class Acceptance:
     def record(self, tested: int, accepted: int) -> None:
         """The first ``tested`` positions were compared with the model's choice, and the first ``accepted`` agreed."""
         for position in range(tested):
-            self._tested[position] = self._tested[position] * _MEMORY + 1
-            self._accepted[position] = self._accepted[position] * _MEMORY + (position < accepted)
+            self.record_one(position, position < accepted)
+
+    def record_one(self, position: int, accepted: bool) -> None:
+        """The same of one position: the model's choice agreed with it, or did not."""
+        self._tested[position] = self._tested[position] * _MEMORY + 1
+        self._accepted[position] = self._accepted[position] * _MEMORY + accepted
 
     def rate(self, position: int, before: float) -> float:
         """That of ``position``. ``before``, the rate of the position before it, is believed until more is known."""
@@ -60,11 +67,12 @@ class DraftLength:
     """Chooses the length of each draft. Has no clock: it is told what steps took, in seconds.
 
     ``priors``: the kinds of drafts (for prompt lookup the length of the match) and how likely their first token is
-    accepted, to begin with.
+    accepted, to begin with. ``makes_trials``: whether drafts are also made to learn what they are worth; else
+    ``record_watched`` must tell.
     """
 
-    def __init__(self, priors: Mapping[int, float]) -> None:
-        self._priors = priors
+    def __init__(self, priors: Mapping[int, float], *, makes_trials: bool = True) -> None:
+        self._priors, self._makes_trials = priors, makes_trials
         self._times = StepTimes(MOST_TOKENS + 1)
         self._interruptions = Interruptions()
         self._credit: float | None = None  # seconds; until a plain step's time is known
@@ -88,6 +96,8 @@ class DraftLength:
             return 0
         if self._credit is None:
             self._credit = _FIRST_CREDIT * self._times.plain.mean
+        if not self._makes_trials and acceptance.rate(0, 1.0) <= self._times.least_rate(_LEAST_GAIN):
+            return 0  # as mostly; the rest would come to the same
         plain = self._times.plain.seconds
         affordable = plain + self._credit
         estimates = self._times.estimates()
@@ -106,16 +116,22 @@ class DraftLength:
                 best, best_rate = length, tokens / seconds
             if reached < _UNLIKELY:
                 break
+        if best == 0 and not self._makes_trials:
+            return 0
         self._is_trial = best == 0
         length = best or 1
         self._draft_price = setup_seconds + length * seconds_per_token
         return length
 
-    def record_plain(self, seconds: float) -> None:
-        """A step of one token took ``seconds``."""
+    def record_plain(self, seconds: float, steps: int = 1) -> None:
+        """A step of one token took ``seconds``, the first of so many ``steps``."""
         self._times.observe(1, seconds)
         self._without_plain = 0
-        self._earn(_CREDIT_RATE * self._times.plain.mean)
+        self._earn(steps * _CREDIT_RATE * self._times.plain.mean)
+
+    def record_watched(self, kind: int, position: int, accepted: bool) -> None:
+        """A draft that was not made would have had the model's token at ``position``, after right ones, or not."""
+        self._acceptances[kind].record_one(position, accepted)
 
     def record_draft(
         self, kind: int, drafted: int, tokens: int, accepted: int, seconds: float, draft_seconds: float = 0.0

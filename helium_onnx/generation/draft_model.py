@@ -37,6 +37,7 @@ class DraftModel:
     """Drafts for one text. Its past follows the text: it is set back where the text went another way."""
 
     method: Final = "draft-model"
+    source: Final = None  # what it drafts is not known before
 
     def __init__(
         self,

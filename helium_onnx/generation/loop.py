@@ -6,6 +6,7 @@ those of the prompt alone.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,7 +17,7 @@ from helium_onnx.generation.prefix_cache import PrefixCache
 from helium_onnx.generation.request import Request
 from helium_onnx.generation.result import GenerationResult, Timings
 from helium_onnx.generation.row import Row
-from helium_onnx.generation.speculation import Speculation
+from helium_onnx.generation.speculation import Draft, Speculation
 from helium_onnx.runtimes.session import Past, Session
 from helium_onnx.tokenizer import Tokenizer
 
@@ -33,11 +34,13 @@ class Loop:
         is_current: Callable[[], bool],
         prefix_cache: PrefixCache | None = None,
         speculation: Speculation | None = None,
+        streams: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """``is_current`` is asked before each step: a session has one past, and a later request takes it over.
 
-        ``speculation`` drafts for the only row; with several it must be None.
+        ``speculation`` drafts for the only row; with several it must be None. ``streams``: text is wanted as soon as it
+        is certain, not only at the end.
         """
         assert speculation is None or len(request.prompt_ids) == 1
         request = request.seeded()
@@ -46,16 +49,16 @@ class Loop:
         self._is_current = is_current
         self._prefix_cache = prefix_cache
         self._speculation = speculation
-        self._clock = clock
+        self._streams, self._clock = streams, clock
         self._rows = [Row(tokenizer, request, index) for index in range(len(request.prompt_ids))]
         self._past: Past | None = None
         self._last_id = np.zeros((1, 1), np.int64)
-        self._computed_tokens = self._decode_tokens = 0
+        self._computed_tokens = 0
         self._prefill_seconds = self._decode_seconds = self._first_seconds = self._total_seconds = 0.0
         self._started: float | None = None
 
     def events(self) -> Iterator[tuple[int, str]]:
-        """Run to the end, yielding (row, text) whenever a row has text to show.
+        """Run to the end, yielding (row, text) whenever a row has text to show, or at the end.
 
         Raises:
             GenerationError: logits are not usable, or another request took the session over.
@@ -64,20 +67,19 @@ class Loop:
         past = self._past = self._session.new_past(len(self._rows))
         for index, row in enumerate(self._rows):
             self._prefill(row, past.row(index))
-            if text := row.take():
+            if self._streams and (text := row.take()):
                 yield index, text
             self._keep(index)  # for the next prompt; after the text, which has waited enough
         if len(self._rows) == 1:
-            row = self._rows[0]
-            while row.finish_reason is None:
-                self._step(row, past)
-                if text := row.take():
-                    yield 0, text
+            yield from self._decode_alone(self._rows[0], past)
         while any(row.finish_reason is None for row in self._rows):
             self._step_together(past)
             for index, row in enumerate(self._rows):
-                if text := row.take():
+                if self._streams and (text := row.take()):
                     yield index, text
+        for index, row in enumerate(self._rows):
+            if text := row.take():
+                yield index, text
         self._stop_clock()
         self._settle()
 
@@ -91,15 +93,16 @@ class Loop:
 
     def result(self) -> GenerationResult:
         """The result of a request that has ended, by itself or interrupted."""
+        decode_tokens = sum(max(0, len(row.history_ids) - row.prompt_tokens - 1) for row in self._rows)
         timings = Timings(
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
             time_to_first_token_seconds=self._first_seconds,
             total_seconds=self._total_seconds,
             prefill_tokens_per_second=_rate(self._computed_tokens, self._prefill_seconds),
-            decode_tokens_per_second=_rate(self._decode_tokens, self._decode_seconds),
+            decode_tokens_per_second=_rate(decode_tokens, self._decode_seconds),
         )
-        statistics = None if self._speculation is None else self._speculation.statistics()
+        statistics = None if self._speculation is None else self._speculation.statistics(decode_tokens)
         return GenerationResult(tuple(row.generation() for row in self._rows), timings, statistics)
 
     def _prefill(self, row: Row, past: Past) -> None:
@@ -117,32 +120,59 @@ class Loop:
         if self._first_seconds == 0 and self._started is not None:
             self._first_seconds = now - self._started
 
-    def _step(self, row: Row, past: Past) -> None:
-        """One decode step of the only row: one token, or those of a draft that hold, and the one after them."""
+    def _decode_alone(self, row: Row, past: Past) -> Iterator[tuple[int, str]]:
+        """The steps of the only row: one token each, or those of a draft that hold and the one after them.
+
+        A small model's step takes 0.15 ms, and what stands between two of them is no longer in the processor's caches:
+        so it is little, it is looked up before, and the clock is asked where somebody wants to know.
+        """
+        clock, run, accept, history_ids = self._clock, self._session.run, row.accept, row.history_ids
+        speculation, last_id, streams = self._speculation, self._last_id, self._streams
+        text, pause = "", 0
+        logits = row_logits = np.empty(0, np.float32)
         self._check_current()
-        begun = self._clock()
-        draft = None
-        if self._speculation is not None:
-            # The token after a draft is a new one as well.
-            draft = self._speculation.draft(row.history_ids, row.room - 1)
-        if draft is None:
-            self._last_id[0, 0] = row.history_ids[-1]
-            row.accept(self._session.run("decode", self._last_id, past)[0, 0])
-            seconds = self._clock() - begun
-            self._decode_tokens += 1
-            if self._speculation is not None:
-                self._speculation.record_plain(seconds)
-        else:
-            assert self._speculation is not None
-            new_ids = np.array([[row.history_ids[-1], *draft.token_ids]], dtype=np.int64)
-            logits = self._session.run("decode", new_ids, past)[0]
-            tokens, accepted = row.accept_run(logits, draft)
-            past.lengths[0] = len(row.history_ids) - 1  # forget what was not accepted
-            seconds = self._clock() - begun - draft.prefill_seconds
-            self._prefill_seconds += draft.prefill_seconds
-            self._decode_tokens += tokens
-            self._speculation.record_draft(draft, tokens, accepted, seconds - draft.seconds)
-        self._decode_seconds += seconds
+        begun = clock()
+        try:
+            while row.finish_reason is None:
+                asks = speculation is not None and not pause
+                if asks:
+                    assert speculation is not None
+                    step_begun = clock()
+                    draft = speculation.draft(history_ids, row.full_length)
+                    pause = speculation.pause
+                    if draft is not None:
+                        self._verify(row, past, draft, step_begun)
+                        begun += draft.prefill_seconds
+                elif pause:
+                    pause -= 1
+                if not asks or draft is None:
+                    last_id[0, 0] = history_ids[-1]
+                    if (given := run("decode", last_id, past)) is not logits:
+                        logits, row_logits = given, given[0, 0]  # once, where a session gives the same array each time
+                    accept(row_logits)
+                    if asks:
+                        assert speculation is not None
+                        speculation.record_plain(clock() - step_begun)
+                if streams and (text := row.take()):
+                    self._decode_seconds += clock() - begun
+                    begun = math.inf
+                    yield 0, text
+                    if row.finish_reason is None:
+                        self._check_current()  # who has the text may have begun another request
+                    begun = clock()
+        finally:  # also of an interrupted step
+            self._decode_seconds += max(0.0, clock() - begun)
+
+    def _verify(self, row: Row, past: Past, draft: Draft, begun: float) -> None:
+        """The rest of a step that has begun with a draft."""
+        assert self._speculation is not None
+        new_ids = np.array([[row.history_ids[-1], *draft.token_ids]], dtype=np.int64)
+        logits = self._session.run("decode", new_ids, past)[0]
+        tokens, accepted = row.accept_run(logits, draft)
+        past.lengths[0] = len(row.history_ids) - 1  # forget what was not accepted
+        seconds = self._clock() - begun - draft.prefill_seconds
+        self._prefill_seconds += draft.prefill_seconds
+        self._speculation.record_draft(draft, tokens, accepted, seconds - draft.seconds)
 
     def _step_together(self, past: Past) -> None:
         """One token for every row that goes on."""
@@ -156,7 +186,6 @@ class Loop:
         past.lengths[ended] = lengths
         for index, row in enumerate(self._rows):
             if row.finish_reason is None:
-                self._decode_tokens += 1
                 row.accept(logits[index, -1])
         self._decode_seconds += self._clock() - begun
 

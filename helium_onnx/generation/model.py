@@ -63,7 +63,7 @@ class LanguageModel:
         reusable = prefix_cache > 0 and session.exact_split > 0
         self._prefix_cache = PrefixCache(session.exact_split, prefix_cache) if reusable else None
         # What steps take is learned once, not in each request.
-        self._lookup_lengths = DraftLength(MATCH_PRIORS)
+        self._lookup_lengths = DraftLength(MATCH_PRIORS, makes_trials=False)
         self._model_lengths, self._draft_times = DraftLength(MODEL_PRIORS), DraftTimes()
         self._latest: object = None
 
@@ -85,7 +85,7 @@ class LanguageModel:
             ContextOverflowError: a prompt and ``max_new_tokens`` do not fit the context.
             GenerationError: the model gave logits that are not numbers.
         """
-        loop, events = self._begin(self._request(prompts, options))
+        loop, events = self._begin(self._request(prompts, options), streams=on_text is not None)
         show = on_text or (lambda _index, _text: None)
         try:
             for index, text in events:
@@ -156,7 +156,7 @@ class LanguageModel:
     def _request(self, prompts: str | Sequence[str], options: GenerationOptions) -> Request:
         return make_request(self.tokenizer, self.session.context_length, prompts, options)
 
-    def _begin(self, request: Request) -> tuple[Loop, Iterator[tuple[int, str]]]:
+    def _begin(self, request: Request, *, streams: bool = True) -> tuple[Loop, Iterator[tuple[int, str]]]:
         token = self._latest = object()
         request = request.seeded()
         loop = Loop(
@@ -166,6 +166,7 @@ class LanguageModel:
             is_current=lambda: self._latest is token,
             prefix_cache=self._prefix_cache,
             speculation=self._speculation(request),
+            streams=streams,
         )
         return loop, loop.events()
 

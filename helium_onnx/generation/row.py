@@ -22,23 +22,22 @@ class Row:
         self.finish_reason: FinishReason | None = None
         self.history_ids = list(prompt_ids)  # prompt and generated
         self.prompt_tokens = len(prompt_ids)
+        self.full_length = len(prompt_ids) + request.max_new_tokens  # of history_ids, at most
         self.cached_tokens = 0
         self._tokenizer = tokenizer
         self._request = request
         self._ends = () if request.ignore_eos else tokenizer.eos_token_ids
-        self._full_length = len(prompt_ids) + request.max_new_tokens
         self._sampler = Sampler(request.sampling, index)
+        self._sample = self._sampler.sample
         self._rejection: Rejection | None = None
         self._stream = tokenizer.stream(prompt_ids)
+        self._read = len(prompt_ids)  # tokens whose text was read
         self._stop = StopStrings(request.stop)
+        self._reads_at_once = bool(request.stop)  # else text is read when it is asked for
         self._pieces: list[str] = []  # of the text that is certain
         self._taken = 0  # of them
         self._logprobs: list[TokenLogprob] = []
-
-    @property
-    def room(self) -> int:
-        """Tokens that may still be generated."""
-        return self._full_length - len(self.history_ids)
+        self._reports_logprobs = request.logprobs is not None
 
     def accept(self, logits: NDArray[np.float32], proposal: Proposal | None = None) -> int:
         """Choose the next token from ``logits`` ``[vocab_size]``, and return it.
@@ -50,21 +49,23 @@ class Row:
         """
         history_ids = self.history_ids
         if proposal is None:
-            token_id = self._sampler.sample(logits, history_ids)
+            token_id = self._sample(logits, history_ids)
         else:
             self._rejection = self._rejection or Rejection(self._sampler)
             token_id = self._rejection.sample(logits, history_ids, proposal)
-        if self._request.logprobs is not None:
+        if self._reports_logprobs:
+            assert self._request.logprobs is not None
             self._logprobs.append(self._logprob(logits, token_id, self._request.logprobs))
         history_ids.append(token_id)
         if token_id in self._ends:
             self.end("eos")
             return token_id
-        if text := self._stop.push(self._stream.push(token_id)):
-            self._pieces.append(text)
-        if self._stop.match is not None:
-            self.end("stop")
-        elif len(history_ids) == self._full_length:
+        if self._reads_at_once:
+            self._read_text()
+            if self._stop.match is not None:
+                self.end("stop")
+                return token_id
+        if len(history_ids) == self.full_length:
             self.end("length")
         return token_id
 
@@ -87,13 +88,17 @@ class Row:
 
     def take(self) -> str:
         """The text that has become certain since it was last taken; possibly none."""
-        begin, self._taken = self._taken, len(self._pieces)
-        return "".join(self._pieces[begin : self._taken])
+        if self.finish_reason is None:
+            self._read_text()
+        begin, end = self._taken, len(self._pieces)
+        self._taken = end
+        return self._pieces[begin] if end == begin + 1 else "".join(self._pieces[begin:end])
 
     def end(self, reason: FinishReason) -> None:
         """End the row, unless it has ended; text that was withheld can then be taken. An open stop match wins."""
         if self.finish_reason is not None:
             return
+        self._read_text()
         self._pieces.append(self._stop.push(self._stream.finish()) + self._stop.finish())
         self.finish_reason = reason if self._stop.match is None else "stop"
 
@@ -113,6 +118,21 @@ class Row:
             stop=self._stop.match,
             cached_tokens=self.cached_tokens,
         )
+
+    def _read_text(self) -> None:
+        """Read the tokens that have come since. An eos is the last one, and no text."""
+        history_ids = self.history_ids
+        stop = len(history_ids)
+        if history_ids[-1] in self._ends and stop > self.prompt_tokens:
+            stop -= 1
+        while self._read < stop:
+            token_id = history_ids[self._read]
+            self._read += 1  # first: a token that an interruption falls into is not read twice
+            text = self._stream.push(token_id)
+            if self._reads_at_once:
+                text = self._stop.push(text)
+            if text:
+                self._pieces.append(text)
 
     def _logprob(self, logits: NDArray[np.float32], token_id: int, top: int) -> TokenLogprob:
         logprob, likeliest = token_logprobs(logits, token_id, top)

@@ -19,6 +19,8 @@ _FIRST_SLOPE = 0.4
 #: Beyond the widest step that was measured, the slope up to it counts by so much: kernels for several rows cost a jump
 #: at two, and little for each one more. Who never tries does not learn it.
 _OPTIMISM = 0.5
+#: A change of a plain step's time that is worth a new table: making one takes 15 us between two steps.
+_NOTICED = 0.02
 
 
 class TypicalSeconds:
@@ -71,6 +73,7 @@ class StepTimes:
         self.plain = TypicalSeconds()
         self._widest = widest
         self._table: list[float] | None = None  # of all widths, while nothing new is measured
+        self._least_rate: float | None = None  # of the table
         self._means: dict[int, float] = {}  # of widths from 2
         self._counts: dict[int, int] = {}
         self._seen: dict[int, int] = {}
@@ -84,14 +87,15 @@ class StepTimes:
     def observe(self, width: int, seconds: float) -> None:
         """A step of ``width`` tokens took ``seconds``."""
         self._steps += 1
-        if self._steps % 32 == 0:
+        if self._seen and self._steps % 32 == 0:
             for old in [width for width, seen in self._seen.items() if self._steps - seen > _LIFETIME]:
                 for table in (self._means, self._counts, self._seen):
                     table.pop(old, None)  # an interruption may have come between two of them
             self._table = None
         if width == 1:
             self.plain.observe(seconds)
-            self._table = None
+            if self._table is not None and abs(self.plain.seconds - self._table[1]) > _NOTICED * self._table[1]:
+                self._table = None
             return
         count = self._counts.get(width, 0)
         weight = max(_WEIGHT, 1 / (count + 1))
@@ -122,8 +126,19 @@ class StepTimes:
             slope = _OPTIMISM * (last - plain) / (len(table) - 2) if self._means else _FIRST_SLOPE * plain
             slope = max(slope, 0.0)
             table.extend(last + slope * further for further in range(1, self._widest + 2 - len(table)))
-            self._table = table
+            self._table, self._least_rate = table, None
         return self._table
+
+    def least_rate(self, gain: float) -> float:
+        """Where a first drafted token is accepted more rarely, no draft is ``gain`` times as fast as plain steps.
+
+        Of the most that a draft of each length could give: all its other tokens would be right.
+        """
+        table = self.estimates()
+        if self._least_rate is None:
+            wanted = [gain * seconds / table[1] - 1 for seconds in table[2:]]
+            self._least_rate = min(tokens / length for length, tokens in enumerate(wanted, 1))
+        return self._least_rate
 
     def own_share(self, width: int, seconds: float, expected: float) -> float:
         """What of ``seconds`` a step of ``width`` tokens has to answer for: not what is far above ``expected``."""

@@ -6,13 +6,13 @@ import json
 import re
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import invoke, names_in, start
 
-import helium_onnx
 from helium_onnx.generation.draft_length import DraftLength
 from helium_onnx.sizes import parse_size
 
@@ -21,10 +21,8 @@ LONG = "To insert a table into a text document, choose the command and then the 
 
 
 @pytest.fixture(scope="module")
-def fast_bundle(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "int4-fast"
-    helium_onnx.export(sample_checkpoint, out, recipe="cpu-int4-fast")
-    return out
+def fast_bundle(export_sample: Callable[[str], Path]) -> Path:
+    return export_sample("cpu-int4-fast")
 
 
 def answer(*args: object) -> dict[str, Any]:
@@ -119,6 +117,7 @@ class TestSpeculation:
     def test_the_statistics_say_what_was_drafted(self, fast_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(DraftLength, "choose", lambda _, __, most, **___: min(most, 3))
         monkeypatch.setattr(DraftLength, "record_draft", lambda *_: None)
+        monkeypatch.setattr("helium_onnx.generation.speculation._LONGEST_PAUSE", 0)
         args = (fast_bundle, "one two one two one two", "--max-new-tokens", 8, "--speculation", "prompt-lookup")
         told = invoke("generate", *args, "--stats", "-q", "--ignore-eos").stderr
         assert re.search(r" s, \d\.\d\d tokens a step \(\d+ of \d+ drafted\), finish reason length\n", told)

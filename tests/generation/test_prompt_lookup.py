@@ -26,12 +26,12 @@ def searched(text: list[int], lengths: tuple[int, ...]) -> tuple[int, int]:
 @given(
     st.lists(st.integers(0, 2), min_size=1, max_size=60),
     st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=40),
-    st.sampled_from([LENGTHS, (1,), (4, 1), (12, 2)]),
+    st.sampled_from([LENGTHS, (2,), (4, 3), (12, 2)]),
 )
 def test_it_finds_what_a_search_finds(
     prompt: list[int], tokens: list[tuple[int, bool]], lengths: tuple[int, ...]
 ) -> None:
-    lookup, text = PromptLookup(lengths), list(prompt)
+    lookup, text = PromptLookup(lengths, candidates=1000), list(prompt)
     for token, looks in [(-1, True), *tokens]:
         if token >= 0:
             text.append(token)
@@ -45,6 +45,15 @@ def test_it_finds_what_a_search_finds(
                 endless += text[end:]
             for count in (1, 3, 16):
                 assert lookup.propose(text, count) == endless[:count]
+
+
+def test_of_many_occurrences_the_latest_are_looked_at() -> None:
+    """What is found then is a match all the same, if not always the longest."""
+    text = [9, 9, 9, 1, 2, 9, 8, 7, *[5, 1, 2, 6] * 3, 9, 9, 9, 1, 2]
+    assert (PromptLookup().look(text), searched(text, LENGTHS)) == (5, (5, 5))
+    lookup = PromptLookup(candidates=3)
+    assert lookup.look(text) == 2
+    assert lookup.propose(text, 2) == [6, 9]
 
 
 def test_nothing_is_found_in_a_text_without_repetitions() -> None:

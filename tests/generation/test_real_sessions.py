@@ -1,10 +1,11 @@
-"""Drafts and the prefix cache over real kernels: ONNX Runtime's, and our own where the machine has them."""
+"""Drafts and the prefix cache over real kernels: ONNX Runtime's and our own."""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import tiny
 import helium_onnx
 from helium_onnx.bundle import Bundle
 from helium_onnx.errors import BundleError, SavedSessionError, TokenizerError
+from helium_onnx.generation import speculation
 from helium_onnx.generation.draft_length import DraftLength
 from helium_onnx.generation.loop import Loop
 from helium_onnx.generation.model import LanguageModel
 from helium_onnx.generation.request import Request
 from helium_onnx.generation.sampling import SamplingOptions
 from helium_onnx.loading import load_tokenizer
-from helium_onnx.runtimes.native_session import NativeSession, can_run
+from helium_onnx.runtimes.native_session import NativeSession
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
 
 #: Two logits that differ by less are a tie: which one is larger depends on the order of float32 sums.
@@ -44,18 +46,14 @@ def fp32(sample_bundle_fp32: Path) -> Iterator[LanguageModel]:
 
 
 @pytest.fixture(scope="module")
-def small_bundle(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundles") / "int4-fast"
-    helium_onnx.export(sample_checkpoint, out, recipe="cpu-int4-fast")
-    return out
+def small_bundle(export_sample: Callable[[str], Path]) -> Path:
+    return export_sample("cpu-int4-fast")
 
 
 @pytest.fixture(scope="module")
-def native(small_bundle: Path) -> Iterator[LanguageModel]:
+def native(small_bundle: Path, native_kernels: ctypes.CDLL) -> Iterator[LanguageModel]:  # noqa: ARG001
     """Over our own kernels: not one bit depends on it."""
     bundle = Bundle.open(small_bundle)
-    if not can_run(bundle):
-        pytest.skip("no native kernels here")
     with LanguageModel(NativeSession(bundle), load_tokenizer(bundle)) as model:
         yield model
 
@@ -72,6 +70,7 @@ def drafts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(DraftLength, "choose", choose)
     monkeypatch.setattr(DraftLength, "record_draft", lambda *_: None)
+    monkeypatch.setattr(speculation, "_LONGEST_PAUSE", 0)
 
 
 def assert_same_text(model: LanguageModel, prompt: str, tokens: int, **options: Any) -> tuple[int, int]:

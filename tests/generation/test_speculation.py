@@ -11,6 +11,7 @@ import pytest
 from fake_session import ChunkedSession, FakeSession, LoopingSession
 
 from helium_onnx.errors import GenerationError, TokenizerError, UsageError
+from helium_onnx.generation import speculation
 from helium_onnx.generation.draft_length import DraftLength
 from helium_onnx.generation.loop import Loop
 from helium_onnx.generation.model import LanguageModel
@@ -31,14 +32,10 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(sample_checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
-
-
 @pytest.fixture
 def drafts(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the length of all drafts, whatever they take and gain."""
+    """Sets the length of all drafts, whatever they take and gain. Each step is asked for one."""
+    monkeypatch.setattr(speculation, "_LONGEST_PAUSE", 0)
 
     def use(length: int) -> None:
         monkeypatch.setattr(DraftLength, "choose", lambda _, __, most, **___: min(most, length))
@@ -371,10 +368,10 @@ def test_with_a_clock_that_is_simulated_it_pays_or_costs_little(
 
     prompt_ids = tokenizer.encode("x")
     request = Request((prompt_ids,), 600, SamplingOptions(), (), None, True)
-    speculation = Speculation(PromptLookup(), DraftLength(MATCH_PRIORS), clock=lambda: now)
+    drafting = Speculation(PromptLookup(), DraftLength(MATCH_PRIORS, makes_trials=False), clock=lambda: now)
     session = Timed(context_length=1000, order=order, likely=5000 if order > 2 else 40)
     loop = Loop(
-        session, tokenizer, request, is_current=lambda: True, speculation=speculation, clock=lambda: now
+        session, tokenizer, request, is_current=lambda: True, speculation=drafting, clock=lambda: now
     )  # fmt: skip
     list(loop.events())
     result = loop.result()
