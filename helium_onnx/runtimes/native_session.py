@@ -7,6 +7,7 @@ disk or copied. A token's logits, keys and values are the same bits however its 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,14 @@ def can_run(bundle: Bundle) -> bool:
     return set(contract.NATIVE_GRAPHS) <= set(bundle.manifest.graphs) and kernels.library() is not None
 
 
-@dataclass
+@dataclass(slots=True)
 class _Call:
-    """A bound call of one graph at one width: its arrays are filled and read in place."""
+    """A bound call of one graph at one width: its arrays are filled and read in place.
 
+    ``past_lengths`` are the past's own, so nothing copies them.
+    """
+
+    run: Callable[[ort.IOBinding], None]
     binding: ort.IOBinding
     input_ids: NDArray[np.int64]
     past_lengths: NDArray[np.int64]
@@ -97,10 +102,18 @@ class NativeSession:
     def run(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
         """See ``Session.run``. A prefill runs in chunks of the provider's size."""
         assert isinstance(past, InPlacePast)
-        rows, new = input_ids.shape
-        assert rows == len(past.lengths)
         if phase == "decode":
-            return self._step(phase, input_ids, past)
+            call: _Call | None = past.bindings.get("token")
+            if call is None or input_ids.size != 1 or call.past_lengths is not past.lengths or not self._sessions:
+                return self._step(phase, input_ids, past)
+            # What ``_step`` does, for one token of one row: of a small model, each line counts.
+            length = call.past_lengths.item()
+            assert length < self.context_length, "the past is full"
+            call.input_ids[0, 0] = input_ids[0, 0]
+            call.run(call.binding)
+            call.past_lengths[0] = length + 1
+            return call.logits
+        new = input_ids.shape[1]
         for start in range(0, new - CPU.prefill_chunk, CPU.prefill_chunk):
             self._step(phase, input_ids[:, start : start + CPU.prefill_chunk], past)
         return self._step(phase, input_ids[:, (new - 1) // CPU.prefill_chunk * CPU.prefill_chunk :], past)
@@ -120,28 +133,33 @@ class NativeSession:
 
     def _step(self, phase: Phase, input_ids: NDArray[np.int64], past: InPlacePast) -> NDArray[np.float32]:
         self._check_open()
-        new = input_ids.shape[1]
-        assert int(past.lengths.max()) + new <= self.context_length, "the past is full"
+        rows, new = input_ids.shape
+        lengths = past.lengths
+        assert rows == len(lengths)
+        assert int(lengths.max()) + new <= self.context_length, "the past is full"
         call: _Call | None = past.bindings.get((phase, new))
-        if call is None:
+        if call is None or call.past_lengths is not lengths:
             call = self._bind(phase, new, past)
             if new <= _KEPT_WIDTHS:
                 past.bindings[phase, new] = call
+                if phase == "decode" and rows == new == 1:
+                    past.bindings["token"] = call
         call.input_ids[:] = input_ids
-        call.past_lengths[:] = past.lengths
-        self._sessions[phase].run_with_iobinding(call.binding)
-        past.lengths += new
+        call.run(call.binding)
+        lengths += new
         return call.logits
 
     def _bind(self, phase: Phase, new: int, past: InPlacePast) -> _Call:
         """Each past and its present are one buffer; a call of the same width then binds nothing again."""
         rows = len(past.lengths)
         positions = 1 if phase == "prefill" else new
-        binding = self._sessions[phase].io_binding()
+        session = self._sessions[phase]
+        binding = session.io_binding()
         call = _Call(
+            session.run_with_iobinding,
             binding,
             np.empty((rows, new), np.int64),
-            np.empty(rows, np.int64),
+            past.lengths,
             np.empty((rows, positions, self.vocab_size), np.float32),
         )
 

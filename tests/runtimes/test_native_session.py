@@ -12,7 +12,6 @@ from typing import Any
 
 import bundles
 import numpy as np
-import onnx
 import pytest
 import reference
 import tiny
@@ -173,12 +172,7 @@ def test_near_transformers_with_the_same_roundings(exported: Exported) -> None:
 def test_a_flipped_rotation_is_noticed(exported: Exported, tmp_path: Path) -> None:
     def flip(folder: Path) -> None:
         for file in NATIVE_GRAPH_FILES.values():
-            graph = onnx.load(folder / file, load_external_data=False)
-            for node in graph.graph.node:
-                for attribute in node.attribute:
-                    if attribute.name == "interleaved":
-                        attribute.i = 1 - attribute.i
-            onnx.save(graph, folder / file)
+            assert bundles.flip_attribute(folder / file, "interleaved")
 
     wrong = Bundle.open(bundles.forge(exported.bundle.path, tmp_path / "wrong", change=flip))
     with contextlib.closing(NativeSession(wrong, context_length=LENGTH)) as session:
