@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 import helium_onnx
 from helium_onnx import kernels
 from helium_onnx.kernels.build import compiler
+from helium_onnx.tokenizer import Tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "helium-docs-7m"
 
@@ -21,19 +24,28 @@ def sample_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample_bundle(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample checkpoint under cpu-int4. Tests only read it."""
-    out = tmp_path_factory.mktemp("bundles") / "int4"
-    helium_onnx.export(sample_checkpoint, out, recipe="cpu-int4")
-    return out
+def tokenizer(sample_checkpoint: Path) -> Tokenizer:
+    """The sample's."""
+    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
 
 
 @pytest.fixture(scope="session")
-def sample_bundle_fp32(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def export_sample(sample_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Exports the sample checkpoint under a shipped recipe, once in a session. Tests only read what comes out."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return functools.cache(lambda recipe: helium_onnx.export(sample_checkpoint, folder / recipe, recipe=recipe).path)
+
+
+@pytest.fixture(scope="session")
+def sample_bundle(export_sample: Callable[[str], Path]) -> Path:
+    """The sample checkpoint under cpu-int4. Tests only read it."""
+    return export_sample("cpu-int4")
+
+
+@pytest.fixture(scope="session")
+def sample_bundle_fp32(export_sample: Callable[[str], Path]) -> Path:
     """The sample checkpoint under cpu-fp32. Tests only read it."""
-    out = tmp_path_factory.mktemp("bundles") / "fp32"
-    helium_onnx.export(sample_checkpoint, out, recipe="cpu-fp32")
-    return out
+    return export_sample("cpu-fp32")
 
 
 @pytest.fixture(scope="session")

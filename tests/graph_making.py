@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+import tiny
 import torch
 from numpy.typing import NDArray
 
@@ -18,15 +19,10 @@ _DTYPES = {"input_ids": ir.DataType.INT64, "attention_mask": ir.DataType.INT64}
 
 
 def config(model_type: str = "helium", **overrides: Any) -> HeliumConfig:
-    """The sizes of tests/tiny.py's checkpoints."""
+    """The sizes of tests/tiny.py's checkpoints, with a shorter context."""
     sizes = {
         "model_type": model_type,
-        "vocab_size": 320,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **tiny.SIZES,
         "max_position_embeddings": 64,
         "rms_norm_eps": 1e-8,
         "rope_theta": 100_000.0,
@@ -116,6 +112,32 @@ def attention_feed(sizes: HeliumConfig, past: int, new: int, mask: list[list[int
     feed = {**tensors, "attention_mask": torch.tensor(mask), "cos": cos, "sin": sin}
     assert feed["attention_mask"].shape == (len(mask), past + new)
     return {**{name: t.numpy() for name, t in feed.items()}, "input_ids": np.zeros((len(mask), new), np.int64)}
+
+
+#: Tokens of the past, new ones, and a mask over both: what takes padding on either side.
+EITHER_PADDING: dict[str, tuple[int, int, list[list[int]]]] = {
+    "prefill": (0, 6, [[1] * 6]),
+    "left padding": (0, 6, [[1] * 6, [0] * 4 + [1] * 2]),
+    "right padding": (0, 6, [[1] * 6, [1] * 4 + [0] * 2]),
+    "a row of padding alone": (0, 6, [[1] * 6, [0] * 6]),
+    "decode after left padding": (5, 1, [[1] * 6, [0] * 3 + [1] * 3]),
+    "decode after a gap": (5, 1, [[1] * 6, [1, 1, 0, 0, 0, 1]]),
+    "chunk": (5, 3, [[1] * 8]),
+}
+
+
+def assert_exact_under_padding(lowering: ir.passes.InPlacePass, case: str, sizes: HeliumConfig) -> None:
+    """One attention, lowered: outputs of real tokens, and all keys and values, are those of the specification."""
+    past, new, mask = EITHER_PADDING[case]
+    model = attention(sizes)
+    assert lowering(model).modified
+    feed = attention_feed(sizes, past, new, mask)
+    real = np.array(mask)[:, past:] == 1
+    found, expected = run(model, feed), attention_eagerly(sizes, feed)
+    assert all(np.isfinite(array).all() for array in found)
+    np.testing.assert_allclose(found[0][real], expected[0][real], atol=2e-6)
+    for have, want in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(have, want, atol=2e-6)
 
 
 def attention_eagerly(sizes: HeliumConfig, feed: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:

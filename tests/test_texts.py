@@ -16,11 +16,6 @@ from helium_onnx.texts import Text, Window, read_texts, token_windows
 from helium_onnx.tokenizer import Tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(sample_checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
-
-
 def write(folder: Path, *lines: object) -> Path:
     path = folder / "texts.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import bundles
 import numpy as np
 import onnx
 import pytest
@@ -107,9 +108,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", [WEIGHTS_FILE, *ALL_GRAPH_FILES, "tokenizer.json", "config.json"])
 def test_a_flipped_bit(file: str, bundle: Path) -> None:
-    data = bytearray((bundle / file).read_bytes())
-    data[len(data) // 2] ^= 1
-    (bundle / file).write_bytes(data)
+    bundles.flip_bit(bundle / file)
     assert f"{file} has another content" in failed(bundle, "files")
 
 
@@ -223,13 +222,7 @@ def test_weights_that_are_no_numbers(bundle: Path) -> None:
 @pytest.mark.parametrize("graph", ["prefill", "decode"])
 def test_graphs_that_disagree(graph: str, bundle: Path) -> None:
     """A flipped RoPE in one of the graphs: loads, runs, finite, wrong."""
-    path = bundle / "onnx" / f"{graph}.onnx"
-    model = onnx.load(path, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "rotary_interleaved":
-                attribute.i = 0
-    path.write_bytes(model.SerializeToString())
+    assert bundles.flip_attribute(bundle / "onnx" / f"{graph}.onnx", "rotary_interleaved")
     rewrite(bundle)
     assert f"{graph}.onnx and model.onnx give different logits" in failed(bundle, "agreement")
 
@@ -279,13 +272,7 @@ def test_one_native_graph_without_the_other(name: str, bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["prefill", "decode"])
 def test_native_graphs_that_disagree(name: str, bundle: Path) -> None:
     """A flipped RoPE again."""
-    path = bundle / "onnx" / f"{name}.native.onnx"
-    model = onnx.load(path, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "interleaved":
-                attribute.i = 1 - attribute.i
-    path.write_bytes(model.SerializeToString())
+    assert bundles.flip_attribute(bundle / "onnx" / f"{name}.native.onnx", "interleaved")
     rewrite(bundle)
     assert f"{name}.native.onnx and model.onnx give different logits" in failed(bundle, "native")
 

@@ -20,6 +20,14 @@ SPECIALS = ("<unk>", "<s>", "</s>", "<pad>")
 PIECES = ("▁", *"etaonisrhldcumfpgwybvkxjqz", *".,'0123", "▁the", "▁a", "▁an", "▁of", "▁in", "in", "er", "on", "an",
           "▁de", "▁la", "▁le", "é", "è", "ü", "ß", "ñ", "ç", "à", "\n", "▁Once", "▁upon", "▁time", "▁table",
           "ing", "tion")  # fmt: skip
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def write_checkpoint(
@@ -43,12 +51,7 @@ def write_checkpoint(
     config: dict[str, object] = {
         "architectures": ["HeliumForCausalLM" if model_type == "helium" else "LlamaForCausalLM"],
         "model_type": model_type,
-        "vocab_size": 320,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        **SIZES,
         "head_dim": 16,
         "hidden_act": "silu",
         "attention_bias": False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +10,6 @@ from fake_session import FakeSession
 from helium_onnx.errors import ContextOverflowError, GenerationError, PromptError, TokenizerError, UsageError
 from helium_onnx.generation.model import LanguageModel
 from helium_onnx.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(sample_checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
 
 
 @pytest.fixture

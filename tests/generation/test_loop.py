@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,6 @@ from helium_onnx.generation.model import LanguageModel
 from helium_onnx.tokenizer import Tokenizer
 
 PROMPTS = ["Once upon a time", "", "To insert a table in a text document, choose", "Où est-il ?\nIci"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(sample_checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
 
 
 @pytest.mark.parametrize(

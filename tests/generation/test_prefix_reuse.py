@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,6 @@ from helium_onnx.tokenizer import Tokenizer
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 BLOCK = 8
-
-
-@pytest.fixture(scope="module")
-def tokenizer(sample_checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
 
 
 @pytest.fixture(autouse=True)

@@ -266,11 +266,6 @@ def test_two_writers_at_once(saved: Path) -> None:
 # Models
 
 
-@pytest.fixture(scope="module")
-def tokenizer(sample_checkpoint: Path) -> Tokenizer:
-    return Tokenizer.from_folder(sample_checkpoint, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
-
-
 def test_a_conversation_is_continued_by_another_process(tokenizer: Tokenizer, tmp_path: Path) -> None:
     def model() -> LanguageModel:
         return LanguageModel(FakeSession(), tokenizer, prefix_cache=1_000_000, identity="m")

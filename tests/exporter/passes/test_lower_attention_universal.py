@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import graph_making
-import numpy as np
 import onnx_ir as ir
 import pytest
 
 from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
 
-CASES = {
-    "prefill": (0, 6, [[1] * 6]),
-    "left padding": (0, 6, [[1] * 6, [0] * 4 + [1] * 2]),
-    "right padding": (0, 6, [[1] * 6, [1] * 4 + [0] * 2]),
-    "a row of padding alone": (0, 6, [[1] * 6, [0] * 6]),
-    "decode after left padding": (5, 1, [[1] * 6, [0] * 3 + [1] * 3]),
-    "decode after a gap": (5, 1, [[1] * 6, [1, 1, 0, 0, 0, 1]]),
-    "chunk": (5, 3, [[1] * 8]),
-}
-
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("model_type", ["helium", "llama"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", graph_making.EITHER_PADDING)
 def test_numbers(case: str, model_type: str, kv_heads: int) -> None:
-    past, new, mask = CASES[case]
     sizes = graph_making.config(model_type, num_key_value_heads=kv_heads)
-    model = graph_making.attention(sizes)
-    assert LowerAttentionUniversal()(model).modified
-    feed = graph_making.attention_feed(sizes, past, new, mask)
-    real = np.array(mask)[:, past:] == 1
-    found, expected = graph_making.run(model, feed), graph_making.attention_eagerly(sizes, feed)
-    assert all(np.isfinite(array).all() for array in found)
-    np.testing.assert_allclose(found[0][real], expected[0][real], atol=2e-6)
-    for have, want in zip(found[1:], expected[1:], strict=True):
-        np.testing.assert_allclose(have, want, atol=2e-6)
+    graph_making.assert_exact_under_padding(LowerAttentionUniversal(), case, sizes)
 
 
 def test_positions_and_bias_are_made_once(traced: ir.Model) -> None:
