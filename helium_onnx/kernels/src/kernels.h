@@ -55,9 +55,10 @@ struct Kernels {
 
     // output[m * output_pitch + n] for the matrix's rows n in [begin, end), `begin` a multiple of `lanes`. Of each
     // block b, in order: sum = fma(dot - zero * block sum, weight scale * activation scale, sum).
+    // `next`: the row that the calling thread will most likely begin with then, so that it can be fetched; or `end`.
     // `scratch` holds scratch_bytes(matrix) bytes, 64-aligned.
-    void (*multiply)(const Matrix& matrix, const Activations& activations, int64_t begin, int64_t end, float* output,
-                     int64_t output_pitch, void* scratch);
+    void (*multiply)(const Matrix& matrix, const Activations& activations, int64_t begin, int64_t end, int64_t next,
+                     float* output, int64_t output_pitch, void* scratch);
     int64_t (*scratch_bytes)(const Matrix& matrix);
 
     // One head of one token: query and key vectors, turned by the position's angles; then kept as float32 or float16.

@@ -130,8 +130,9 @@ struct Ahead {
     const char *quanta, *scales;
     int64_t scale_size;
 
-    Ahead(const Matrix& m, int64_t n, int64_t end) {
-        const int64_t next = n + 2 * kLanes <= end ? n + kLanes : n;  // of the last tile itself, which costs nothing
+    Ahead(const Matrix& m, int64_t n, int64_t end, int64_t then) {
+        int64_t next = n + kLanes < end ? n + kLanes : then;
+        if (next + kLanes > m.rows) next = n;  // what is there already, which costs nothing
         quanta = (const char*)m.quanta + next * m.pitch();
         scales = (const char*)m.scales + next * m.scale_pitch();
         scale_size = m.half_scales ? 2 : 4;
@@ -315,8 +316,8 @@ void unpack_factors(const Matrix& m, const Tile& tile, float* scales, float* zer
 }
 
 template <int kBits>
-void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t end, float* output, int64_t output_pitch,
-                   void* scratch) {
+void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t end, int64_t then, float* output,
+                   int64_t output_pitch, void* scratch) {
     const bool straight = x.rows == 1 && (m.block_size >= 32 || kBits == 8);
     const bool fresh = x.rows <= kActivations;  // no second use of what would be unpacked
     const int64_t blocks = m.blocks();
@@ -329,7 +330,7 @@ void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t
         float* zeros = (float*)free;
         free += 2 * aligned(kLanes * blocks * 4);
         if (straight) {
-            const Ahead ahead(m, n, end);
+            const Ahead ahead(m, n, end, then);
             const Floats sum = tile.zeros ? tile_with_one<kBits, true>(m, tile, x, ahead) : tile_with_one<kBits, false>(m, tile, x, ahead);
             store_some(output + n, sum, there);
             continue;
@@ -337,14 +338,14 @@ void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t
         uint8_t* unpacked = (uint8_t*)free;
         const float* z = tile.zeros ? zeros : nullptr;
         unpack_factors<kBits>(m, tile, scales, zeros);
-        Ahead ahead(m, n, end);
+        Ahead ahead(m, n, end, then);
         if (!fresh) unpack<kBits>(m, tile, ahead, unpacked);
         if (kPairRows > 1 && !fresh && n + 2 * kLanes <= std::min(end, m.rows - 1)) {  // the last tile may be a copy
             n += kLanes;
             char* unused = (char*)scratch;
             const Tile next = tile_at(m, n, unused);
             unpack_factors<kBits>(m, next, scales + kLanes * blocks, zeros + kLanes * blocks);
-            unpack<kBits>(m, next, Ahead(m, n, end), unpacked + x.padded * kLanes);
+            unpack<kBits>(m, next, Ahead(m, n, end, then), unpacked + x.padded * kLanes);
             for (int64_t row = 0; row < x.rows; row += kPairRows) {
                 const int64_t rows = std::min<int64_t>(kPairRows, x.rows - row);
                 Floats sums[2][kPairRows];
@@ -372,9 +373,9 @@ void multiply_bits(const Matrix& m, const Activations& x, int64_t begin, int64_t
     }
 }
 
-void multiply(const Matrix& m, const Activations& x, int64_t begin, int64_t end, float* output, int64_t output_pitch,
-              void* scratch) {
-    (m.bits == 4 ? multiply_bits<4> : multiply_bits<8>)(m, x, begin, end, output, output_pitch, scratch);
+void multiply(const Matrix& m, const Activations& x, int64_t begin, int64_t end, int64_t next, float* output,
+              int64_t output_pitch, void* scratch) {
+    (m.bits == 4 ? multiply_bits<4> : multiply_bits<8>)(m, x, begin, end, next, output, output_pitch, scratch);
 }
 
 void rotate(const float* x, const float* cosines, const float* sines, int64_t size, bool interleaved, float* out) {
