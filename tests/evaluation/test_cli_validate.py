@@ -32,7 +32,7 @@ def test_report_page_and_json(sample_bundle: Path, sample_checkpoint: Path, tmp_
     plain = invoke(*args, "--html", html)
     assert plain.exit_code == 0, plain.stderr
     assert "ln(perplexity ratio)" in plain.stdout
-    assert "compare int4: 100 %" in plain.stderr
+    assert f"compare {sample_bundle.name}: 100 %" in plain.stderr
     assert html.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     found = invoke(*args, "--json", "--quiet", "--max-kl", 0.5, "--min-top1", "50%", "--max-ppl-ratio", 2)
     assert (found.exit_code, found.stderr) == (0, "")

@@ -92,7 +92,7 @@ def test_four_bits_cost_what_they_cost(int4: FidelityReport) -> None:
     assert 0.01 < figures.kl.value < 0.08
     assert figures.kl.value < figures.kl_percentiles[1] < figures.kl_percentiles[2] <= figures.kl_max
     assert 0.8 < figures.same_top1.value < 0.97
-    assert 4.8 < int4.storage.bits_per_weight["all"] < 5
+    assert 4.5 < int4.storage.bits_per_weight["all"] < 4.7  # 4 bits, scales in float16, some matrices of 8 bits
     assert sum(int4.histogram.counts) == figures.positions
     assert [row.layer for row in int4.layers] == [-1, 0, 1, 2, 3, 4, 5]
     assert all(1e-3 < row.residual < 0.1 for row in int4.layers)
