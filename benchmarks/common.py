@@ -43,6 +43,12 @@ def conditions(threads: int) -> dict[str, Any]:
     }
 
 
+def write_results(results: Mapping[str, Any], path: Path) -> None:
+    """As every file in benchmarks/results is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def timed(command: Sequence[str], log: Path, **kwargs: Any) -> dict[str, float]:
     """Run ``command`` under GNU time: wall seconds and peak resident MB, mapped pages included."""
     report = log.with_suffix(".time")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, WORKERS, Worker, conditions, make_checkpoint, median, timed
+from common import ROOT, WORKERS, Worker, conditions, make_checkpoint, median, timed, write_results
 from contenders import genai, ours
 
 PROMPT, NEW, ROUNDS, CONTEXT = 128, 32, 7, 2048
@@ -138,7 +138,7 @@ def main() -> None:
         results["speed"] = measure_speed(work, args.threads, with_genai=not args.no_genai)
     show(results)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, path)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import onnxruntime as ort
-from common import busy_seconds
+from common import busy_seconds, write_results
 from own_sessions import (
     Decoding,
     arguments,
@@ -40,7 +40,6 @@ from own_sessions import (
     prefill,
     prompt,
     quiet,
-    write,
 )
 from performance_tables import operator_tables
 
@@ -239,7 +238,7 @@ def main() -> None:
     bundle = opened(parser, args.bundle)
     results = begun(bundle, default_threads())
     results |= measure(bundle, args.rounds)
-    write(results, args.json)
+    write_results(results, args.json)
     print(operator_tables(results))
 
 

@@ -66,11 +66,6 @@ def kept(path: Path) -> dict[str, Any]:
     return found
 
 
-def write(results: Mapping[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
 def limits(threads: int) -> Limits:
     """What the machine reads and computes in a second now, with so many threads; its best of three is what counts."""
     return machine.measure(threads, 3)

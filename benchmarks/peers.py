@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, Worker, busy_seconds, conditions, make_checkpoint
+from common import ROOT, Worker, busy_seconds, conditions, make_checkpoint, write_results
 from contenders import CONTENDERS
 from contenders.model import Contender, Runtime, Weights
 from contenders.ours import RUNTIME as OURS
@@ -335,7 +335,7 @@ def main() -> None:
             results[part] = found
             results[f"{part}_conditions"] = {**begun, "load_average_after": list(os.getloadavg())}
             args.results.parent.mkdir(exist_ok=True)
-            args.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_results(results, args.results)
 
         if part == "check":
             keep(check(plan))

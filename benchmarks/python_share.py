@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, conditions
+from common import ROOT, conditions, write_results
 from speculation import export_sample
 
 import helium_onnx
@@ -144,8 +144,7 @@ def main() -> None:
             f"{kind:8} {found['outside_us']:5.2f} us outside of {found['inside_us']:.0f} us inside ONNX Runtime: "
             f"{100 * found['share']:.2f} % (argmax {results['argmax_us']:.2f} us of it)"
         )
-    path = ROOT / "benchmarks/results/python_share.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, ROOT / "benchmarks/results/python_share.json")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from common import write_results
 
 import helium_onnx
 from helium_onnx.evaluation.report import FidelityReport
@@ -139,8 +140,8 @@ def main() -> None:
         for row, report, taken in zip(chosen, comparison.reports, seconds, strict=True)
     ]
     conditions = comparison.reports[0].to_dict()["conditions"]
-    conditions |= {"reference": "samples/helium-docs-7m", "text": "benchmarks/data/valid.jsonl"}
-    RESULTS.write_text(json.dumps({"conditions": conditions, "rows": records}, indent=1) + "\n", encoding="utf-8")
+    conditions |= {"against": "samples/helium-docs-7m", "text": "benchmarks/data/valid.jsonl"}
+    write_results({"conditions": conditions, "rows": records}, RESULTS)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
-from common import busy_seconds
+from common import busy_seconds, write_results
 from own_sessions import (
     Decoding,
     arguments,
@@ -41,7 +41,6 @@ from own_sessions import (
     prompt,
     quiet,
     summary,
-    write,
 )
 from performance_tables import settings_tables
 
@@ -302,7 +301,7 @@ def main() -> None:
         print(f"{part} ...", flush=True)
         before, started = begun(bundle, default_threads()), time.perf_counter()
         results[part] = {**before, **PARTS[part](bundle, args.rounds), "took_seconds": time.perf_counter() - started}
-        write(results, args.json)
+        write_results(results, args.json)
     print(settings_tables(results))
 
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, conditions
+from common import ROOT, conditions, write_results
 
 import helium_onnx
 from helium_onnx.generation.request import GenerationOptions, SpeculationChoice
@@ -96,8 +96,7 @@ def main() -> None:
                 f"{found['pages_with_equal_tokens']} of {found['pages']} pages, "
                 f"{found['accepted_of_drafted'] or 0:.0%} of drafted tokens accepted"
             )
-    path = ROOT / "benchmarks/results/speculation.json"
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_results(results, ROOT / "benchmarks/results/speculation.json")
 
 
 if __name__ == "__main__":
