@@ -16,10 +16,9 @@ from tiny import write_checkpoint
 
 import helium_onnx
 from helium_onnx.bundle import Bundle
-from helium_onnx.kernels import library
 
 pytestmark = pytest.mark.filterwarnings("error")
-needs_kernels = pytest.mark.skipif(library() is None, reason="the kernels are not built here")
+needs_kernels = pytest.mark.usefixtures("native_kernels")
 
 
 @pytest.fixture(scope="module")
