@@ -41,6 +41,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/main_job.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/speculation.py
+	$(BIN)/python benchmarks/python_share.py
 	$(BIN)/python benchmarks/settings.py
 	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/performance_page.py
