@@ -1,4 +1,6 @@
-"""Compiles the CPU kernels into the wheel (and into the checkout, for an editable install), where a compiler is there.
+"""Compiles our kernels into the wheel where a compiler is there; for an editable install, into the checkout.
+
+Of those for CUDA it is the operators; the kernels are compiled where the GPU is.
 
 Without one the wheel is pure Python and runs on ONNX Runtime's own kernels. HELIUM_ONNX_KERNELS=0 asks for that,
 HELIUM_ONNX_KERNELS=1 makes a failed build an error.
@@ -32,6 +34,7 @@ class KernelsBuildHook(BuildHookInterface):
         spec.loader.exec_module(kernels)
         try:
             kernels.build()
+            kernels.build(kernels.DEVICE_LIBRARY, kernels.DEVICE_SOURCES)
         except (FileNotFoundError, subprocess.CalledProcessError) as error:
             if asked == "1":
                 raise
@@ -39,4 +42,5 @@ class KernelsBuildHook(BuildHookInterface):
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        build_data["artifacts"].append("helium_onnx/kernels/libhelium_kernels.so")
+        for library in (kernels.LIBRARY, kernels.DEVICE_LIBRARY):
+            build_data["artifacts"].append(f"helium_onnx/kernels/{library.name}")

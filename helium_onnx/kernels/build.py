@@ -15,6 +15,9 @@ from pathlib import Path
 
 SOURCES = Path(__file__).with_name("src")
 LIBRARY = Path(__file__).with_name("libhelium_kernels.so")
+#: The operators for CUDA; their kernels are compiled on the machine that has the GPU (cuda.py).
+DEVICE_SOURCES = Path(__file__).with_name("device")
+DEVICE_LIBRARY = Path(__file__).with_name("libhelium_device.so")
 
 # No contraction of a * b + c: where one rounding is wanted the source says so, and every build gives the same bits.
 _FLAGS = (
@@ -34,8 +37,8 @@ def compiler() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def build(target: Path = LIBRARY) -> None:
-    """Compile ``src/*.cpp`` into ``target``, in place of an older one only when all went well.
+def build(target: Path = LIBRARY, sources: Path = SOURCES) -> None:
+    """Compile ``sources/*.cpp`` into ``target``, in place of an older one only when all went well.
 
     Raises:
         FileNotFoundError: there is no C++ compiler.
@@ -49,16 +52,16 @@ def build(target: Path = LIBRARY) -> None:
         folder = Path(name)
         running = []
         # The linker takes the first of an inline function's copies, and that one must run on any processor.
-        sources = sorted(SOURCES.glob("*.cpp"), key=lambda source: (source.name in special, source.name))
-        for source in sources:
+        files = sorted(sources.glob("*.cpp"), key=lambda source: (source.name in special, source.name))
+        for source in files:
             command = [cxx, *_FLAGS, *special.get(source.name, ()), "-c", str(source), "-o", str(folder / source.stem)]
             running.append((command, subprocess.Popen(command)))
         for code, command in [(process.wait(), command) for command, process in running]:  # all, before the folder goes
             if code != 0:
                 raise subprocess.CalledProcessError(code, command)
-        objects = [str(folder / source.stem) for source in sources]
-        made = folder / LIBRARY.name
-        subprocess.run([cxx, "-shared", "-pthread", "-o", str(made), *objects], check=True)
+        objects = [str(folder / source.stem) for source in files]
+        made = folder / target.name
+        subprocess.run([cxx, "-shared", "-pthread", "-o", str(made), *objects, "-ldl"], check=True)
         partial = target.with_suffix(f".{os.getpid()}")
         shutil.copyfile(made, partial)
         partial.replace(target)  # a process that has the old one mapped keeps it
@@ -67,6 +70,7 @@ def build(target: Path = LIBRARY) -> None:
 if __name__ == "__main__":
     try:
         build()
+        build(DEVICE_LIBRARY, DEVICE_SOURCES)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         sys.exit(f"helium_onnx.kernels: not built: {error}")
-    print(LIBRARY)
+    print(LIBRARY, DEVICE_LIBRARY, sep="\n")

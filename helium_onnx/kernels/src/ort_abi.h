@@ -10,7 +10,7 @@ namespace ort {
 
 constexpr uint32_t kApiVersion = 17;
 
-enum ElementType { kUndefined = 0, kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kFloat16 = 10 };
+enum ElementType { kUndefined = 0, kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6, kInt64 = 7, kFloat16 = 10, kBFloat16 = 16 };
 enum Characteristic { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum ErrorCode { kFail = 1, kInvalidArgument = 2 };
 
@@ -52,6 +52,9 @@ struct Calls {
     Status attribute(const void* info, const char* name, int64_t* out) const {
         return api->at<Status (*)(const void*, const char*, int64_t*)>(86)(info, name, out);
     }
+    Status attribute(const void* info, const char* name, float* out) const {
+        return api->at<Status (*)(const void*, const char*, float*)>(85)(info, name, out);
+    }
     Status attributes(const void* info, const char* name, int64_t* out, size_t* n) const {
         return api->at<Status (*)(const void*, const char*, int64_t*, size_t*)>(163)(info, name, out, n);
     }
@@ -63,6 +66,9 @@ struct Calls {
     }
     Status output(Context* context, size_t i, const int64_t* dims, size_t rank, Value** out) const {
         return api->at<Status (*)(Context*, size_t, const int64_t*, size_t, Value**)>(91)(context, i, dims, rank, out);
+    }
+    Status stream(const Context* context, void** out) const {
+        return api->at<Status (*)(const Context*, void**)>(193)(context, out);
     }
     Status parallel(const Context* context, void (*work)(void*, size_t), size_t total, void* user) const {
         return api->at<Status (*)(const Context*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(
