@@ -9,15 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 Graph: TypeAlias = Literal["prefill", "decode", "model"]
 NativeGraph: TypeAlias = Literal["native_prefill", "native_decode"]
+#: Keys of the table's rows for bundles of the provider CUDA, whose files and manifests call them by the names above.
+CudaGraph: TypeAlias = Literal["cuda_prefill", "cuda_decode", "cuda_native_decode"]
 Direction: TypeAlias = Literal["input", "output"]
 
 GRAPHS: tuple[Graph, ...] = ("prefill", "decode", "model")
 #: Of quantized bundles for CPUs, beside those: over the operators of helium_onnx/kernels.
 NATIVE_GRAPHS: tuple[NativeGraph, ...] = ("native_prefill", "native_decode")
+#: The native graphs that a provider's bundles may have, all or none: by the recipe's ``execution_provider``.
+NATIVE_GRAPHS_OF: dict[str, tuple[NativeGraph, ...]] = {"cpu": NATIVE_GRAPHS, "cuda": ("native_decode",)}
+#: The graphs that have other rows for a provider than for all: by ``execution_provider``. model.onnx is for all.
+ROWS_OF: dict[str, dict[Graph | NativeGraph, CudaGraph]] = {
+    "cpu": {},
+    "cuda": {"prefill": "cuda_prefill", "decode": "cuda_decode", "native_decode": "cuda_native_decode"},
+}
+_CUDA: tuple[CudaGraph, ...] = ("cuda_prefill", "cuda_decode", "cuda_native_decode")
 
 #: Files of the graphs inside a bundle, and the one file of their weights.
 GRAPH_FILES: dict[Graph, str] = {
@@ -68,7 +78,7 @@ class Row:
     name: str
     dtype: str
     dims: tuple[str | int, ...]
-    graphs: tuple[Graph | NativeGraph, ...]
+    graphs: tuple[Graph | NativeGraph | CudaGraph, ...]
     note: str
 
 
@@ -106,6 +116,29 @@ TABLE: tuple[Row, ...] = (
         "with the new keys, rotated"),
     Row("output", "present.{i}.value", "float16",
         ("batch_size", "num_key_value_heads", "context_length", "head_dim"), NATIVE_GRAPHS, "with the new values"),
+    # Lengths come from outside: a graph that computes them keeps nodes on the CPU, and cannot be captured.
+    Row("input", "input_ids", "int64", ("batch_size", "sequence_length"), ("cuda_prefill", "cuda_decode"),
+        "new tokens, without padding; several of them with a past for one row at a time"),
+    Row("input", "input_ids", "int64", ("batch_size", 1), ("cuda_native_decode",), "one new token a row"),
+    Row("input", "seqlens_k", "int32", ("batch_size",), _CUDA, "tokens of past and new together, less one"),
+    Row("input", "total_sequence_length", "int32", (), ("cuda_prefill", "cuda_decode"),
+        "on the host: the most tokens of past and new together that a row has, or the context length"),
+    Row("input", "past_key_values.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _CUDA,
+        "a buffer for the whole context; the same as present"),
+    Row("input", "past_key_values.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _CUDA, "likewise"),
+    Row("output", "logits", "float32", ("batch_size", 1, "vocab_size"), ("cuda_prefill", "cuda_native_decode"),
+        "of the last new token alone"),
+    Row("output", "logits", "float32", ("batch_size", "sequence_length", "vocab_size"), ("cuda_decode",),
+        "of all new tokens"),
+    Row("output", "next_token_ids", "int64", ("batch_size", 1), ("cuda_prefill", "cuda_native_decode"),
+        "where the logits are largest: the greedy choice"),
+    Row("output", "next_token_ids", "int64", ("batch_size", "sequence_length"), ("cuda_decode",), "likewise"),
+    Row("output", "present.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _CUDA, "with the new keys, rotated"),
+    Row("output", "present.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _CUDA, "with the new values"),
 )  # fmt: skip
 
 
@@ -117,9 +150,13 @@ def graph_file(graph: Graph | NativeGraph) -> str:
     return next(file for name, file in GRAPH_FILES.items() if name == graph)
 
 
-def rows(graph: Graph | NativeGraph, direction: Direction) -> Iterator[Row]:
-    """The rows of one graph, inputs or outputs, in the graph's order."""
-    return (row for row in TABLE if graph in row.graphs and row.direction == direction)
+def rows(graph: Graph | NativeGraph, direction: Direction, execution_provider: str = "cpu") -> Iterator[Row]:
+    """The rows of one graph, inputs or outputs, in the graph's order, for bundles of one provider.
+
+    A provider that is not known has the rows of the CPU.
+    """
+    key = ROWS_OF.get(execution_provider, {}).get(graph, graph)
+    return (row for row in TABLE if key in row.graphs and row.direction == direction)
 
 
 def tensors(
@@ -129,8 +166,11 @@ def tensors(
     *,
     compute: str = "float32",
     cache: str = "float32",
+    execution_provider: str = "cpu",
 ) -> tuple[TensorSpec, ...]:
     """The table's rows of one graph for one model: layers unrolled, sizes filled in, dtypes resolved.
+
+    ``compute``, ``cache`` and ``execution_provider`` are the recipe's.
 
     A row with ``{i}`` is repeated with its neighbours, layer by layer: ``key`` and ``value`` of layer 0, then of 1.
     """
@@ -140,22 +180,36 @@ def tensors(
         dims = tuple(d if isinstance(d, int) or d in SYMBOLS else int(getattr(config, d)) for d in row.dims)
         return TensorSpec(row.name.format(i=layer), dtypes.get(row.dtype, row.dtype), dims)
 
-    chosen = list(rows(graph, direction))
+    chosen = list(rows(graph, direction, execution_provider))
     once = [spec(row, 0) for row in chosen if "{i}" not in row.name]
     layered = [row for row in chosen if "{i}" in row.name]
     return (*once, *(spec(row, i) for i in range(config.num_hidden_layers) for row in layered))
 
 
-def markdown() -> str:
-    """The table as the README prints it."""
-    lines = ["| | `prefill.onnx` | `decode.onnx`, `model.onnx` | |", "|---|---|---|---|"]
+#: Columns of the printed table: what stands above it, and the graph whose rows it has; by ``execution_provider``.
+_COLUMNS: dict[str, tuple[tuple[str, Graph | NativeGraph], ...]] = {
+    "cpu": (("`prefill.onnx`", "prefill"), ("`decode.onnx`, `model.onnx`", "decode")),
+    "cuda": (("`prefill.onnx`", "prefill"), ("`decode.onnx`", "decode"), ("`decode.native.onnx`", "native_decode")),
+}
+
+
+def markdown(execution_provider: str = "cpu") -> str:
+    """The table as README.md (for the CPU) and export/README.md (for CUDA) print it."""
+    columns = _COLUMNS[execution_provider]
+    lines = [f"| | {' | '.join(title for title, _ in columns)} | |", f"|{'---|' * (len(columns) + 2)}"]
     seen: dict[str, dict[str, Row]] = {}
-    for row in TABLE:
-        for graph in (graph for graph in GRAPHS if graph in row.graphs):
-            seen.setdefault(row.name, {})[graph] = row
+    for direction in get_args(Direction):
+        for _, graph in columns:
+            for row in rows(graph, direction, execution_provider):
+                seen.setdefault(row.name, {})[graph] = row
     for name, by_graph in seen.items():
-        first, last = by_graph["prefill"], by_graph["decode"]
-        cells = [f"`[{', '.join(map(str, row.dims))}]` {row.dtype}" for row in (first, last)]
-        note = first.note if first is last else f"{first.note} / {last.note}"
-        lines.append(f"| `{name}` | {cells[0]} | {'the same' if first is last else cells[1]} | {note} |")
+        cells: list[str] = []
+        before: Row | None = None
+        for _, graph in columns:
+            here = by_graph.get(graph)
+            text = "" if here is None else f"`[{', '.join(map(str, here.dims))}]` {here.dtype}"
+            cells.append("the same" if here is not None and here is before else text)
+            before = here
+        notes = " / ".join(dict.fromkeys(row.note for row in by_graph.values()))
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {notes} |")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ PARTS: tuple[tuple[str, re.Pattern[str]], ...] = (
 OTHER = "other"
 OUTSIDE = "outside the layers"
 
-#: Endings that the quantizers give their tensors (helium_onnx.exporter.weights).
+#: Endings that the quantizers give their tensors (helium_onnx.exporter.stored_tensors).
 KINDS = {"quantized": "quantized weights", "scales": "scales", "zero_points": "zero points"}
 
 

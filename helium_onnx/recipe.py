@@ -18,13 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from helium_onnx import recipe_rules
 from helium_onnx.errors import RecipeError
 
 Operators = Literal["onnxruntime", "standard"]
 Method = Literal["none", "round-to-nearest", "hqq", "k-quant", "gptq"]
 Bits = Literal[2, 4, 8, 32]
 BlockSize = Literal[16, 32, 64, 128, 256]
-Scales = Literal["float32", "float16"]
+Scales = Literal["float32", "float16", "bfloat16"]
+Provider = Literal["cpu", "cuda"]
+Compute = Literal["float32", "float16", "bfloat16"]
+Cache = Literal["float32", "float16", "bfloat16", "int8"]
 
 _T = TypeVar("_T")
 
@@ -38,15 +42,16 @@ class GraphSettings:
 
 @dataclass(frozen=True)
 class Precision:
-    """Types of activations and of the key/value cache."""
+    """Types of activations and of the key/value cache; weights that are not quantized are stored in ``compute``."""
 
-    compute: Literal["float32"] = "float32"
-    key_value_cache: Literal["float32", "float16", "int8"] = "float32"
+    compute: Compute = "float32"
+    key_value_cache: Cache = "float32"
 
 
 @dataclass(frozen=True)
 class MatrixSettings:
-    """How a kind of matrix is stored. ``bits`` 32 means float32, and the other settings then have no effect.
+    """How a kind of matrix is stored. ``bits`` 32 means not quantized: in the type of ``precision.compute``, and the
+    other settings then have no effect.
 
     ``block_size`` weights along a row share one scale (and, unless ``symmetric``, one zero point), which is stored as
     ``scales`` says. 2 bits are experimental: few models keep their sense.
@@ -81,7 +86,8 @@ class Override:
 class Quantization:
     """``method`` chooses scales; ``linear``, ``head`` and ``embedding`` say how each kind of matrix is stored.
 
-    ``accuracy_level`` is that of ``MatMulNBits``: 1 computes in float32, 4 with activations rounded to int8 (fast).
+    ``accuracy_level`` is that of ``MatMulNBits``: 1 computes in float32, 4 with activations rounded to int8 (fast), 0
+    as the kernel chooses.
     ``calibration_tokens`` of text are shown to the model where the method looks at activations; 0 lets the model's
     size decide. Of several ``overrides`` that fit a matrix, later ones win.
     """
@@ -129,7 +135,7 @@ class Recipe:
 
     name: str
     summary: str
-    execution_provider: Literal["cpu"] = "cpu"
+    execution_provider: Provider = "cpu"
     graph: GraphSettings = GraphSettings()
     precision: Precision = Precision()
     quantization: Quantization = Quantization()
@@ -144,8 +150,15 @@ class Recipe:
     def from_dict(cls, raw: dict[str, Any], *, source: str) -> Recipe:
         """The inverse of :meth:`to_dict`."""
         recipe = _build(cls, raw, source, "")
-        _check(recipe, source)
+        recipe_rules.check(recipe, source)
         return recipe
+
+    def check_matrices(self, names: Sequence[str]) -> None:
+        """Raise RecipeError for what only the checkpoint's matrices, ``names``, show to be wrong: an override that
+        fits none of them, or a matrix that overrides store in a way that the provider does not take.
+        """
+        self.quantization.check_overrides(names)
+        recipe_rules.check_matrices(self, names)
 
 
 def recipe_folder() -> Path:
@@ -248,34 +261,3 @@ def _value(hint: Any, value: object, source: str, where: str) -> object:
 
 def _listed(choices: tuple[object, ...]) -> str:
     return ", ".join(map(repr, choices))
-
-
-def _check(recipe: Recipe, source: str) -> None:
-    """What single keys cannot say: combinations that mean nothing or that no kernel runs."""
-    cache = recipe.precision.key_value_cache
-    if cache != "float32" and recipe.graph.operators == "standard":
-        raise RecipeError(
-            f"{source}: a key/value cache in {cache} needs ONNX Runtime's operator (GroupQueryAttention)",
-            found='graph.operators = "standard"',
-            remedy='set graph.operators = "onnxruntime", or precision.key_value_cache = "float32"',
-        )
-    q = recipe.quantization
-    if q.calibration_tokens < 0:
-        raise RecipeError(
-            f"{source}: 'quantization.calibration_tokens' is out of range",
-            found=q.calibration_tokens,
-            expected="0 (the model's size decides), or a number of tokens",
-        )
-    quantized = [f"quantization.{kind}" for kind in ("linear", "head", "embedding") if getattr(q, kind).quantized]
-    quantized += [f"quantization.overrides[{i}]" for i, o in enumerate(q.overrides) if o.bits not in (None, 32)]
-    if quantized and q.method == "none":
-        raise RecipeError(
-            f"{source}: [{quantized[0]}] has no method",
-            remedy='set [quantization] method = "round-to-nearest"',
-        )
-    if quantized and recipe.graph.operators == "standard":
-        raise RecipeError(
-            f"{source}: quantized matrices need ONNX Runtime's operators (MatMulNBits, GatherBlockQuantized)",
-            found='graph.operators = "standard"',
-            remedy='set graph.operators = "onnxruntime", or remove [quantization]',
-        )

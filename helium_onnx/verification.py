@@ -14,20 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from helium_onnx import contract, kernels
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import Graph, NativeGraph
-from helium_onnx.errors import BundleError, HeliumOnnxError, IntegrityError, ResourceError
+from helium_onnx.errors import BundleError, HeliumOnnxError, IntegrityError
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.manifest import MANIFEST_FILE, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent
-from helium_onnx.runtimes.graph_loading import check_contract, session_options
 from helium_onnx.runtimes.native_session import NativeSession
-from helium_onnx.runtimes.providers import default_threads, execution_provider
+from helium_onnx.verification_runs import (
+    AGAIN,
+    check_record,
+    check_signature,
+    provider_of,
+    run_graph,
+    runtime_error,
+)
 
 #: What the forward pass reads: accents and digits, so that byte fallback and whole words both occur.
 TEXT = "Once upon a time, il était une fois 12 étoiles."
@@ -40,8 +45,6 @@ _TEXT_TOKENS = 16
 #: random, cpu-int4, where level 4 differs from level 1 by 6e-2). A flipped RoPE gives 0.22 to 0.47: beyond both.
 #: Keys and values rounded to int8 tip in the same way; rounded to float16 by steps of 1/2048, a sixteenth of those.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "quantized": 1e-1}
-
-_AGAIN = "copy or download the bundle again, or export it anew"
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ def verify_bundle(path: str | os.PathLike[str], *, progress: ProgressCallback) -
     In order: ``manifest`` (readable, and describes a Helium), ``files`` (there, of their sizes and SHA-256),
     ``tokenizer`` (has exactly the model's vocabulary), ``prefill``, ``decode``, ``model`` (each loads in ONNX Runtime,
     takes and gives what contract and manifest say, and gives finite logits for a short text), ``agreement`` (the
-    three give the same logits), ``native`` (so do the native graphs, where bundle and machine have them). ``progress``
-    gets the bytes hashed and the graph being run.
+    three give the same logits), ``native`` (so do the native graphs, where bundle and machine have them). Everything
+    runs on the CPU, a bundle for a GPU too; where the CPU has no kernels, graphs are held against contract and manifest
+    alone. ``progress`` gets the bytes hashed and the graph being run.
     """
     subject = _Subject(Path(path), progress)
     checks: list[Check] = []
@@ -86,6 +90,12 @@ class _Subject:
     past: list[NDArray[Any]] = field(init=False)  # prefill's keys and values
     logits: dict[Graph | NativeGraph, NDArray[np.float32]] = field(default_factory=dict)  # [1, positions, vocab_size]
 
+    @property
+    def not_run(self) -> str | None:
+        """Why ONNX Runtime's CPU provider, which all that is checked here runs on, cannot run the graphs."""
+        precision = self.manifest.recipe.get("precision", {})
+        return "a CPU has no kernels for bfloat16" if precision.get("compute") == "bfloat16" else None
+
 
 def _manifest(subject: _Subject) -> str:
     try:
@@ -101,13 +111,14 @@ def _manifest(subject: _Subject) -> str:
             raise
     manifest, source = subject.manifest, f"{subject.path}/{MANIFEST_FILE}"
     subject.config = HeliumConfig.from_dict(manifest.model_config, source=source)
-    native = set(contract.NATIVE_GRAPHS) & set(manifest.graphs)
-    if set(manifest.graphs) - native != set(contract.GRAPHS) or len(native) not in (0, len(contract.NATIVE_GRAPHS)):
+    possible = contract.NATIVE_GRAPHS_OF.get(provider_of(manifest), contract.NATIVE_GRAPHS)
+    native = set(possible) & set(manifest.graphs)
+    if set(manifest.graphs) - native != set(contract.GRAPHS) or len(native) not in (0, len(possible)):
         raise BundleError(
             f"{source} does not list the contract's graphs",
             found=", ".join(manifest.graphs) or "none",
-            expected=f"{', '.join(contract.GRAPHS)}; and {', '.join(contract.NATIVE_GRAPHS)}, or none of these",
-            remedy=_AGAIN,
+            expected=f"{', '.join(contract.GRAPHS)}; and {', '.join(possible)}, or none of these",
+            remedy=AGAIN,
         )
     recipe = manifest.recipe.get("name", "without a name")
     return f"format version {manifest.format_version}, written by helium-onnx {manifest.helium_onnx}, recipe {recipe}"
@@ -134,23 +145,46 @@ def _tokenizer(subject: _Subject) -> str:
 
 
 def _prefill(subject: _Subject) -> str:
+    if (reason := subject.not_run) is not None:
+        return _described(subject, "prefill", reason)
     past = [
-        np.zeros((1, int(spec.dims[1]), 0, int(spec.dims[3])), np.dtype(spec.dtype))
+        # A buffer for the whole text where the graph writes in place, and nothing yet where it appends.
+        np.zeros(
+            (1, int(heads), subject.ids.shape[1] if tokens == "context_length" else 0, int(size)), np.dtype(spec.dtype)
+        )
         for spec in subject.manifest.graphs["prefill"].inputs
         if spec.name.startswith("past_key_values.")
+        for _, heads, tokens, size in [spec.dims]
     ]
-    subject.past = _run(subject, "prefill", subject.ids[:, :-1], past)
+    subject.past = _run(subject, "prefill", subject.ids[:, :-1], past, 0)
     return _seen(subject, "prefill")
 
 
 def _decode(subject: _Subject) -> str:
-    _run(subject, "decode", subject.ids[:, -1:], subject.past)
+    if (reason := subject.not_run) is not None:
+        return _described(subject, "decode", reason)
+    _run(subject, "decode", subject.ids[:, -1:], subject.past, subject.ids.shape[1] - 1)
     return _seen(subject, "decode")
 
 
 def _model(subject: _Subject) -> str:
-    _run(subject, "model", subject.ids, [past[:, :, :0] for past in subject.past])
+    if (reason := subject.not_run) is not None:
+        return _described(subject, "model", reason)
+    _run(subject, "model", subject.ids, [past[:, :, :0] for past in subject.past], 0)
     return _seen(subject, "model")
+
+
+def _run(
+    subject: _Subject, graph: Graph, ids: NDArray[np.int64], past: list[NDArray[Any]], before: int
+) -> list[NDArray[Any]]:
+    """Run one graph, keep its logits; return its keys and values."""
+    record = subject.manifest.graphs[graph]
+    subject.progress(ProgressEvent("verify", record.file))
+    check_record(subject.manifest, graph, subject.config)
+    positions = 1 if graph == "prefill" else ids.shape[1]
+    expected = (1, positions, subject.config.vocab_size)
+    subject.logits[graph], present = run_graph(subject.bundle, graph, ids, past, before, expected)
+    return present
 
 
 def _seen(subject: _Subject, graph: Graph) -> str:
@@ -161,18 +195,37 @@ def _seen(subject: _Subject, graph: Graph) -> str:
     )
 
 
+def _described(subject: _Subject, graph: Graph | NativeGraph, reason: str) -> str:
+    """Hold a graph that cannot be run here against contract and manifest."""
+    record = subject.manifest.graphs[graph]
+    subject.progress(ProgressEvent("verify", record.file))
+    check_record(subject.manifest, graph, subject.config)
+    check_signature(subject.bundle, graph)
+    return (
+        f"{record.file} takes {len(record.inputs)} inputs and gives {len(record.outputs)} outputs as the contract "
+        f"says; not run, since {reason}"
+    )
+
+
 def _agreement(subject: _Subject) -> str:
     """model.onnx, over all tokens at once, against prefill (last of the prompt) and decode (the token after it)."""
+    if (reason := subject.not_run) is not None:
+        return f"not compared, since {reason}"
     return _agree(subject, "prefill", "decode")
 
 
 def _native(subject: _Subject) -> str:
     """The native graphs likewise, by the session that runs them."""
-    if not set(contract.NATIVE_GRAPHS) <= set(subject.manifest.graphs):
-        return "none in this bundle: its recipe has other weights than 4 or 8 bits, or another cache"
-    for graph in contract.NATIVE_GRAPHS:
+    provider = provider_of(subject.manifest)
+    graphs = contract.NATIVE_GRAPHS_OF.get(provider, contract.NATIVE_GRAPHS)
+    if not set(graphs) <= set(subject.manifest.graphs):
+        return "none in this bundle: our kernels do not know its recipe, or the size of its heads"
+    if provider == "cuda":
+        reason = "its kernels are those of a GPU"
+        return "; ".join(_described(subject, graph, reason) for graph in graphs)
+    for graph in graphs:
         subject.progress(ProgressEvent("verify", subject.manifest.graphs[graph].file))
-        _check_record(subject, graph)
+        check_record(subject.manifest, graph, subject.config)
     if kernels.library() is None:
         return "there, and as the contract says; not run, since this machine has no native kernels"
     length = subject.ids.shape[1]
@@ -182,7 +235,7 @@ def _native(subject: _Subject) -> str:
             subject.logits["native_prefill"] = session.run("prefill", subject.ids[:, :-1], past).copy()
             subject.logits["native_decode"] = session.run("decode", subject.ids[:, -1:], past).copy()
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-            raise _runtime_error("run", error, subject.bundle.graph_path("native_decode")) from error
+            raise runtime_error("run", error, subject.bundle.graph_path("native_decode")) from error
     return _agree(subject, "native_prefill", "native_decode")
 
 
@@ -224,82 +277,3 @@ def _kind(manifest: Manifest) -> str:
     cache = {spec.dtype for graph in manifest.graphs.values() for spec in graph.inputs if spec.name.endswith(".key")}
     rounded = any("MatMulNBits" in operator for graph in manifest.graphs.values() for operator in graph.operators)
     return "quantized" if rounded or "int8" in cache else "float16" if "float16" in cache else "float32"
-
-
-def _run(subject: _Subject, graph: Graph, ids: NDArray[np.int64], past: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Load one graph, hold it against contract and manifest, run it, keep its logits; return its keys and values."""
-    record, path = subject.manifest.graphs[graph], subject.bundle.graph_path(graph)
-    subject.progress(ProgressEvent("verify", record.file))
-    _check_record(subject, graph)
-    session = _load(path, subject.bundle)
-    check_contract(session, record, path)
-    total = past[0].shape[2] + ids.shape[1]
-    names = [spec.name for spec in record.inputs if spec.name.startswith("past_key_values.")]
-    feed = {"input_ids": ids, "attention_mask": np.ones((1, total), np.int64), **dict(zip(names, past, strict=True))}
-    try:
-        outputs = session.run([spec.name for spec in record.outputs], feed)
-    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-        raise _runtime_error("run", error, path) from error
-    logits, *present = outputs
-    positions = 1 if graph == "prefill" else ids.shape[1]
-    expected = (1, positions, subject.config.vocab_size)
-    if logits.shape != expected:
-        raise IntegrityError(
-            f"{path.name} gives logits of another shape", found=logits.shape, expected=expected, remedy=_AGAIN
-        )
-    if not np.isfinite(logits).all():
-        raise IntegrityError(
-            f"{path.name} gives logits that are no numbers",
-            found=f"{np.count_nonzero(~np.isfinite(logits))} of {logits.size} are NaN or infinite",
-            expected="finite logits",
-            remedy="export anew from a checkpoint whose own logits are finite (helium-onnx validate compares them)",
-        )
-    subject.logits[graph] = logits
-    return list(present)
-
-
-def _check_record(subject: _Subject, graph: Graph | NativeGraph) -> None:
-    """The manifest's description of a graph against the contract's table for this model and precision."""
-    record = subject.manifest.graphs[graph]
-    precision = subject.manifest.recipe.get("precision", {})
-    compute, cache = (str(precision.get(key, "float32")) for key in ("compute", "key_value_cache"))
-    for direction, specs in (("input", record.inputs), ("output", record.outputs)):
-        wanted = contract.tensors(
-            graph, "input" if direction == "input" else "output", subject.config, compute=compute, cache=cache
-        )
-        for have, want in zip([*map(str, specs), "nothing"], [*map(str, wanted), "nothing"], strict=False):
-            if have != want:
-                raise IntegrityError(
-                    f"the {direction}s that the manifest lists for {record.file} are not those of the contract",
-                    found=have,
-                    expected=want,
-                    remedy=_AGAIN,
-                )
-
-
-def _load(path: Path, bundle: Bundle) -> ort.InferenceSession:
-    row = execution_provider("cpu")
-    options = session_options(row, default_threads())
-    options.log_severity_level = 4  # what goes wrong is told in the check, not on the terminal beside it
-    try:
-        return ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
-    except MemoryError as error:
-        raise ResourceError(
-            f"too little memory to load {path.name}",
-            expected=f"room for {bundle.total_bytes / 1e9:.2f} GB of weights",
-            remedy="close other programs, or verify on a larger machine",
-        ) from error
-    except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-        raise _runtime_error("load", error, path) from error
-
-
-def _runtime_error(verb: str, error: Exception, path: Path) -> BundleError:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) > 400:  # a C++ signature stands between what failed and why
-        text = f"{text[:120]} ... {text[-240:]}"
-    return BundleError(
-        f"ONNX Runtime {ort.__version__} cannot {verb} {path.name}",
-        found=text,
-        expected="a graph that this version can run",
-        remedy="export the bundle anew with this helium-onnx",
-    )

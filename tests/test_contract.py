@@ -8,9 +8,10 @@ from typing import get_args
 
 import pytest
 
-from helium_onnx import contract
+from helium_onnx import contract, recipe
 
 README = Path(__file__).parents[1] / "README.md"
+RECIPES = Path(__file__).parents[1] / "export" / "README.md"
 
 
 @dataclasses.dataclass
@@ -71,6 +72,59 @@ def test_native_graphs(graph: contract.NativeGraph, positions: str, cache: str) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("graph", "ids", "positions"),
+    [
+        ("prefill", "sequence_length", "1"),
+        ("decode", "sequence_length", "sequence_length"),
+        ("native_decode", "1", "1"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_graphs_for_cuda(graph: contract.Graph | contract.NativeGraph, ids: str, positions: str, kind: str) -> None:
+    """Lengths are inputs; logits are float32 whatever is computed in; the cache has the type of the rest."""
+    sizes, lengths = Sizes(num_hidden_layers=1), ["total_sequence_length [] int32"] if graph != "native_decode" else []
+    precision = {"compute": kind, "cache": kind, "execution_provider": "cuda"}
+    assert [str(spec) for spec in contract.tensors(graph, "input", sizes, **precision)] == [
+        f"input_ids [batch_size, {ids}] int64",
+        "seqlens_k [batch_size] int32",
+        *lengths,
+        f"past_key_values.0.key {SLOTS} {kind}",
+        f"past_key_values.0.value {SLOTS} {kind}",
+    ]
+    assert [str(spec) for spec in contract.tensors(graph, "output", sizes, **precision)] == [
+        f"logits [batch_size, {positions}, 11] float32",
+        f"next_token_ids [batch_size, {positions}] int64",
+        f"present.0.key {SLOTS} {kind}",
+        f"present.0.value {SLOTS} {kind}",
+    ]
+
+
+@pytest.mark.parametrize("direction", ["input", "output"])
+def test_model_is_the_same_for_every_provider(direction: contract.Direction) -> None:
+    """But for its types: it is for other clients."""
+    kinds = {"compute": "float16", "cache": "float16"}
+    specs = [contract.tensors("model", direction, Sizes(), **kinds, execution_provider=p) for p in ("cpu", "cuda")]
+    assert specs[0] == specs[1]
+    assert {spec.dtype for spec in specs[0]} == {"int64", "float16"} if direction == "input" else {"float16"}
+
+
+def test_every_row_is_some_graphs() -> None:
+    """A key that no provider maps to would never be read."""
+    reachable = {key for keys in contract.ROWS_OF.values() for key in keys.values()}
+    assert reachable == set(get_args(contract.CudaGraph))
+    known = {*contract.GRAPHS, *contract.NATIVE_GRAPHS, *reachable}
+    assert all(set(row.graphs) <= known for row in contract.TABLE)
+    assert set(contract.ROWS_OF) == set(contract.NATIVE_GRAPHS_OF) == set(get_args(recipe.Provider))
+
+
+def test_a_provider_that_is_not_known_has_the_cpus_rows() -> None:
+    """A manifest may say anything; whoever runs it refuses it by name."""
+    assert contract.tensors("decode", "input", Sizes(), execution_provider="npu") == contract.tensors(
+        "decode", "input", Sizes()
+    )
+
+
 def test_precisions_reach_their_rows_alone() -> None:
     kinds = {
         spec.name: spec.dtype
@@ -118,3 +172,19 @@ def test_the_readme_prints_the_table() -> None:
     assert contract.markdown() in README.read_text(encoding="utf-8"), (
         "README.md has another table: python -c 'from helium_onnx import contract; print(contract.markdown())'"
     )
+
+
+def test_the_recipes_documentation_prints_cudas() -> None:
+    assert contract.markdown("cuda") in RECIPES.read_text(encoding="utf-8"), (
+        "export/README.md has another table: "
+        "python -c 'from helium_onnx import contract; print(contract.markdown(\"cuda\"))'"
+    )
+
+
+def test_cudas_table_has_a_cell_for_every_graph() -> None:
+    lines = [line.strip("|").split("|") for line in contract.markdown("cuda").splitlines()]
+    assert {len(cells) for cells in lines} == {5}
+    by_name = {cells[0].strip(" `"): [cell.strip() for cell in cells[1:4]] for cells in lines[2:]}
+    assert by_name["total_sequence_length"] == ["`[]` int32", "the same", ""]
+    assert by_name["input_ids"][2] == "`[batch_size, 1]` int64"
+    assert "attention_mask" not in by_name

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helium_onnx import strict_json
+from helium_onnx.contract import TensorSpec
 from helium_onnx.errors import BundleError, ExportError, FormatVersionError, IntegrityError
 from helium_onnx.manifest import FORMAT_VERSION, FileRecord, Manifest, _digest
 
@@ -35,6 +36,19 @@ def test_round_trip_is_stable() -> None:
     assert again.tensors == MANIFEST.tensors
     assert again.graphs == MANIFEST.graphs
     assert again.recipe == MANIFEST.recipe
+
+
+def test_a_scalar_and_half_precision_come_back() -> None:
+    """As graphs for CUDA have them."""
+    scalar, past = TensorSpec("total_sequence_length", "int32", ()), TensorSpec("past", "bfloat16", ("batch_size", 1))
+    record = dataclasses.replace(MANIFEST.graphs["decode"], inputs=(scalar, past))
+    tensor = dataclasses.replace(MANIFEST.tensors[0], dtype="bfloat16", nbytes=512)
+    changed = dataclasses.replace(
+        MANIFEST, graphs={**MANIFEST.graphs, "decode": record}, tensors=(tensor, *MANIFEST.tensors[1:])
+    )
+    again = Manifest.from_json(changed.to_json(), source="here")
+    assert again.graphs["decode"].inputs == (scalar, past)
+    assert again.tensors[0] == tensor
 
 
 def test_order_without_meaning_does_not_show() -> None:

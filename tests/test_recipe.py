@@ -47,6 +47,7 @@ def refused(path: object) -> RecipeError:
 def test_all_shipped_recipes_are_listed() -> None:
     assert [recipe.name for recipe in list_recipes()] == SHIPPED
     assert {"cpu-fp32", "cpu-int4", "cpu-int8", "portable-fp32"} <= set(SHIPPED)
+    assert {"cuda-fp16", "cuda-bf16", "cuda-int4"} <= set(SHIPPED)
     assert len({recipe.summary for recipe in list_recipes()}) == len(SHIPPED)
 
 
@@ -146,10 +147,10 @@ def test_a_directory(tmp_path: Path) -> None:
         ('summary = "s"\n[quantization.linear]\nbits = nan', "'quantization.linear.bits' has no such value", "nan"),
         ('summary = "s"\n[quantization.linear]\nblock_size = [32]',
          "'quantization.linear.block_size' has no such value", "[32]"),
-        ('summary = "s"\nexecution_provider = "CPU"', "'execution_provider' has no such value", "one of 'cpu'"),
+        ('summary = "s"\nexecution_provider = "CPU"', "'execution_provider' has no such value", "one of 'cpu', 'cuda'"),
         ('summary = "s"\n[precision]\ncompute = "float64"', "'precision.compute' has no such value", "'float32'"),
         ('summary = "s"\n[precision]\nkey_value_cache = "int4"', "'precision.key_value_cache' has no such value",
-         "'float32', 'float16', 'int8'"),
+         "'float32', 'float16', 'bfloat16', 'int8'"),
         # Combinations
         *(
             (f'summary = "s"\n[graph]\noperators = "standard"\n[precision]\nkey_value_cache = "{cache}"',
@@ -309,3 +310,8 @@ def test_overrides_that_say_nothing(change: tuple[str, str], what: str, tmp_path
 def test_overrides_are_an_array(tmp_path: Path) -> None:
     text = 'summary = "s"\n[quantization]\noverrides = 3'
     assert "overrides" in str(refused(own(tmp_path, text)))
+
+
+def test_every_shipped_recipe_has_a_row_in_the_documentation() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| .*\| .*\| .*\|$", DOCUMENTATION.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(set(rows) & set(SHIPPED)) == SHIPPED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -312,6 +313,100 @@ def test_a_native_graph_whose_weights_have_another_size(bundle: Path) -> None:
     rewrite(bundle)
     detail = failed(bundle, "native")
     assert "cannot run decode.native.onnx" in detail and "weights have another type or size" in detail
+
+
+# Bundles for CUDA, on the CPU
+
+
+@pytest.fixture(scope="module")
+def exported_for_cuda(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("verification")
+    checkpoint = tiny.write_checkpoint(folder / "c")
+    return functools.cache(lambda recipe: helium_onnx.export(checkpoint, folder / recipe, recipe=recipe).path)
+
+
+@pytest.fixture
+def for_cuda(exported_for_cuda: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Copies to damage."""
+    return lambda recipe: shutil.copytree(exported_for_cuda(recipe), tmp_path / recipe)
+
+
+def test_float16_runs_on_the_cpu(for_cuda: Callable[[str], Path]) -> None:
+    path = for_cuda("cuda-fp16")
+    assert "its logits [1, 1, 320] are finite" in detail_of(path, "prefill")
+    assert "differences from model.onnx" in detail_of(path, "agreement")
+    assert "not run, since its kernels are those of a GPU" in detail_of(path, "native")
+
+
+def test_bfloat16_is_held_against_the_contract(for_cuda: Callable[[str], Path]) -> None:
+    """And is said not to be run: no check passes for another reason than it seems."""
+    path = for_cuda("cuda-bf16")
+    for graph in ("prefill", "decode", "model"):
+        said = detail_of(path, graph)
+        assert "as the contract says; not run, since a CPU has no kernels for bfloat16" in said
+    assert detail_of(path, "agreement").startswith("not compared")
+
+
+@pytest.mark.parametrize("graph", ["prefill", "decode"])
+def test_cuda_graphs_that_disagree(graph: str, for_cuda: Callable[[str], Path]) -> None:
+    path = for_cuda("cuda-fp16")
+    assert bundles.flip_attribute(path / "onnx" / f"{graph}.onnx", "rotary_interleaved")
+    rewrite(path)
+    assert f"{graph}.onnx and model.onnx give different logits" in failed(path, "agreement")
+
+
+def test_a_cuda_graph_that_chooses_another_token(for_cuda: Callable[[str], Path]) -> None:
+    path = for_cuda("cuda-fp16")
+    model = onnx.load(path / GRAPH_FILES["decode"], load_external_data=False)
+    next(node for node in model.graph.node if node.op_type == "ArgMax").op_type = "ArgMin"
+    (path / GRAPH_FILES["decode"]).write_bytes(model.SerializeToString())
+    rewrite(path)
+    assert "decode.onnx chooses another token than its logits" in failed(path, "decode")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "graph", "check"),
+    [
+        ("cuda-bf16", "prefill", "prefill"),
+        ("cuda-bf16", "model", "model"),
+        ("cuda-fp16", "decode.native", "native"),
+    ],
+)
+def test_a_graph_that_is_not_run_is_read(recipe: str, graph: str, check: str, for_cuda: Callable[[str], Path]) -> None:
+    bundle = for_cuda(recipe)
+    path = bundle / "onnx" / f"{graph}.onnx"
+    model = onnx.load(path, load_external_data=False)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    path.write_bytes(model.SerializeToString())
+    rewrite(bundle)
+    detail = failed(bundle, check)
+    assert f"the inputs of {graph}.onnx are not those of the manifest" in detail
+    assert "found:    input_ids [n, " in detail
+    path.write_bytes(b"")
+    rewrite(bundle)
+    assert f"{graph}.onnx holds no graph" in failed(bundle, check)
+
+
+def test_a_cuda_contract_of_another_form(for_cuda: Callable[[str], Path]) -> None:
+    """A bundle whose recipe says cuda, and whose graphs are the CPU's."""
+    path = for_cuda("cuda-fp16")
+
+    def spoil(manifest: Manifest) -> Manifest:
+        record = manifest.graphs["decode"]
+        inputs = tuple(spec for spec in record.inputs if spec.name != "seqlens_k")
+        return dataclasses.replace(
+            manifest, graphs={**manifest.graphs, "decode": dataclasses.replace(record, inputs=inputs)}
+        )
+
+    rewrite(path, spoil)
+    assert "expected: seqlens_k [batch_size] int32" in failed(path, "decode")
+
+
+def test_a_cuda_bundle_without_its_native_graph(for_cuda: Callable[[str], Path]) -> None:
+    """As of a model whose heads no kernel of ours takes."""
+    path = for_cuda("cuda-fp16")
+    rewrite(path, without_native("native_decode"))
+    assert "none in this bundle" in detail_of(path, "native")
 
 
 def test_a_check_is_frozen() -> None:

@@ -1,6 +1,6 @@
 """Export: a checkpoint and a recipe go in, a bundle comes out.
 
-Trace (trace.py), passes (graphs.py prints their list), weights (weights.py streams them), bundle (../bundle.py).
+Trace (trace.py), passes (pipelines.py lists them), weights (weights.py streams them), bundle (../bundle.py).
 The package is not named ``export``, because ``helium_onnx.export`` is the function.
 """
 
@@ -64,7 +64,7 @@ def export(
     source = Checkpoint.open(resolve_checkpoint(checkpoint, revision=revision, offline=offline))
     config = source.config
     source.check_tensors(config)
-    chosen.quantization.check_overrides(matrices(config))
+    chosen.check_matrices(matrices(config))
     tokenizer = read_tokenizer(source)
     text: Calibration | None = None
     if needs_calibration(chosen) or calibration is not None or goal is not None:

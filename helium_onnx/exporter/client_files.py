@@ -21,7 +21,7 @@ def write_client_files(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> 
     # transformers.js looks for weights beside the graph only when told; "model.onnx": 1 counts the data files.
     raw["transformers.js_config"] = {"use_external_data_format": {"model.onnx": 1}}
     if (cache := recipe.precision.key_value_cache) != "float32":
-        # Version 4 reads the type off the graph. Version 3 needs to be told float16, and refuses int8 by name.
+        # Version 4 reads the type off the graph. Version 3 needs to be told float16, and refuses others by name.
         raw["transformers.js_config"]["kv_cache_dtype"] = cache
     _write(folder / "config.json", raw)
     _write(folder / "generation_config.json", _generation_config(checkpoint))

@@ -1,4 +1,4 @@
-"""The pipeline from a traced model to the graphs of a bundle: a list of passes that one can print."""
+"""The graphs of a bundle: made from one traced model by the passes of pipelines.py, finished, described and written."""
 
 from __future__ import annotations
 
@@ -11,84 +11,20 @@ import onnx_ir as ir
 from helium_onnx import contract
 from helium_onnx._version import __version__
 from helium_onnx.config import HeliumConfig
-from helium_onnx.contract import Graph, NativeGraph
+from helium_onnx.contract import Direction, Graph, NativeGraph, TensorSpec
 from helium_onnx.errors import HeliumOnnxError
 from helium_onnx.exporter.key_value_scales import LayerScales
-from helium_onnx.exporter.passes.fuse_skip_norm import FuseSkipNorm
-from helium_onnx.exporter.passes.last_position import LastPosition
-from helium_onnx.exporter.passes.lower_attention_group_query import LowerAttentionGroupQuery
-from helium_onnx.exporter.passes.lower_attention_native import LowerAttentionNative
-from helium_onnx.exporter.passes.lower_attention_standard import LowerAttentionStandard
-from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
-from helium_onnx.exporter.passes.lower_linear_native import LowerLinearNative
-from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStandard
-from helium_onnx.exporter.passes.name_nodes import NameNodes
-from helium_onnx.exporter.passes.pack_query_key_value import PackQueryKeyValue
 from helium_onnx.exporter.passes.rewriting import KERNELS, MICROSOFT
-from helium_onnx.exporter.passes.store_key_value_cache import StoreKeyValueCache
-from helium_onnx.exporter.passes.store_weights import StoreEmbedding, StoreLinear, StoreRemaining
-from helium_onnx.exporter.quantization import matrices
+from helium_onnx.exporter.pipelines import graph_passes, has_native_graphs, weight_passes
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.manifest import GraphRecord
 from helium_onnx.modeling import DOMAIN
 from helium_onnx.recipe import Recipe
 
+__all__ = ["IR_VERSION", "build_graphs", "graph_record", "has_native_graphs", "run_passes", "save_graph"]
+
 #: Runtimes on devices refuse IR version 11 (mobile and browser builds of ONNX Runtime lag behind).
 IR_VERSION = 10
-
-
-def weight_passes(
-    plan: WeightPlan, config: HeliumConfig, recipe: Recipe, scales: Sequence[LayerScales] | None = None
-) -> list[ir.passes.InPlacePass]:
-    """What is done once, before the graphs part: they read the same weights."""
-    return [
-        PackQueryKeyValue(recipe.quantization),
-        StoreEmbedding(plan, recipe.quantization),
-        StoreLinear(plan, config, recipe.quantization),
-        StoreKeyValueCache(plan, recipe.precision, scales),
-        StoreRemaining(plan, config),
-    ]
-
-
-def graph_passes(graph: Graph, recipe: Recipe) -> list[ir.passes.InPlacePass]:
-    """The passes that make one graph of the canonical model, in order."""
-    passes: list[ir.passes.InPlacePass] = [LastPosition()] if graph == "prefill" else []
-    if recipe.graph.operators == "standard":
-        passes += [LowerAttentionStandard(), LowerNormStandard()]
-    else:
-        passes += [
-            LowerAttentionUniversal() if graph == "model" else LowerAttentionGroupQuery(),
-            LowerNormFused(),
-            FuseSkipNorm(),
-        ]
-    return [*passes, NameNodes()]
-
-
-def native_passes(graph: NativeGraph) -> list[ir.passes.InPlacePass]:
-    """The passes that make one native graph of the canonical model, in order."""
-    return [
-        LowerAttentionNative(),
-        LowerNormFused(),
-        FuseSkipNorm(),
-        LowerLinearNative(last_position=graph == "native_prefill"),
-        NameNodes(),
-    ]
-
-
-def has_native_graphs(config: HeliumConfig, recipe: Recipe) -> bool:
-    """Whether our kernels know all that the recipe asks for: 4 or 8 bits throughout, and a floating-point cache."""
-    quantization, head_dim = recipe.quantization, config.head_dim
-    return (
-        recipe.graph.operators == "onnxruntime"
-        and recipe.precision.key_value_cache in ("float32", "float16")
-        and quantization.accuracy_level == 4
-        and head_dim % 16 == 0
-        and head_dim <= 1024
-        and all(
-            (settings := quantization.settings_of(name)).bits in (4, 8) and settings.block_size <= 256
-            for name in matrices(config)
-        )
-    )
 
 
 def run_passes(model: ir.Model, passes: list[ir.passes.InPlacePass], step: str) -> None:
@@ -115,12 +51,9 @@ def build_graphs(
     """
     run_passes(traced, weight_passes(plan, config, recipe, scales), "the traced graph")
     built: dict[Graph | NativeGraph, ir.Model] = {}
-    for graph in contract.GRAPHS:
-        built[graph] = model = traced.clone()
-        run_passes(model, graph_passes(graph, recipe), f"{graph}.onnx")
-    for native in contract.NATIVE_GRAPHS if has_native_graphs(config, recipe) else ():
-        built[native] = model = traced.clone()
-        run_passes(model, native_passes(native), contract.NATIVE_GRAPH_FILES[native])
+    for name, passes in graph_passes(config, recipe).items():
+        built[name] = model = traced.clone()
+        run_passes(model, passes, contract.graph_file(name))
     for name, model in built.items():
         _finish(model, name, config, recipe)
     return built
@@ -131,15 +64,13 @@ def _finish(model: ir.Model, graph: Graph | NativeGraph, config: HeliumConfig, r
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "helium-onnx", __version__
     model.graph.name = f"helium.{graph}"
-    if recipe.graph.operators == "onnxruntime":
-        model.graph.opset_imports[MICROSOFT] = 1
-    if graph in contract.NATIVE_GRAPHS:
-        model.graph.opset_imports[KERNELS] = 1
+    domains = {node.domain for node in model.graph}
+    model.graph.opset_imports.update({domain: 1 for domain in (MICROSOFT, KERNELS) if domain in domains})
     model.graph.opset_imports.pop(DOMAIN, None)  # of the nodes that the passes have lowered: no runtime knows it
-    precision = {"compute": recipe.precision.compute, "cache": recipe.precision.key_value_cache}
-    for values, direction in ((model.graph.inputs, "input"), (model.graph.outputs, "output")):
+    directions: tuple[Direction, Direction] = ("input", "output")
+    for values, direction in zip((model.graph.inputs, model.graph.outputs), directions, strict=True):
         by_name = {value.name: value for value in values}
-        specs = contract.tensors(graph, "input" if direction == "input" else "output", config, **precision)
+        specs = _specs(graph, direction, config, recipe)
         assert set(by_name) == {spec.name for spec in specs}, f"{graph}.onnx: {direction}s are not the contract's"
         values.clear()
         for spec in specs:
@@ -150,6 +81,20 @@ def _finish(model: ir.Model, graph: Graph | NativeGraph, config: HeliumConfig, r
             del model.graph.initializers[name]
 
 
+def _specs(
+    graph: Graph | NativeGraph, direction: Direction, config: HeliumConfig, recipe: Recipe
+) -> tuple[TensorSpec, ...]:
+    """The contract's inputs or outputs of a graph in the recipe's precision."""
+    return contract.tensors(
+        graph,
+        direction,
+        config,
+        compute=recipe.precision.compute,
+        cache=recipe.precision.key_value_cache,
+        execution_provider=recipe.execution_provider,
+    )
+
+
 def save_graph(model: ir.Model, path: Path) -> None:
     """Write one graph file; weights stay where the plan put them."""
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
@@ -157,11 +102,10 @@ def save_graph(model: ir.Model, path: Path) -> None:
 
 def graph_record(model: ir.Model, graph: Graph | NativeGraph, config: HeliumConfig, recipe: Recipe) -> GraphRecord:
     """The manifest's description of one graph."""
-    precision = {"compute": recipe.precision.compute, "cache": recipe.precision.key_value_cache}
     operators = Counter(".".join(filter(None, (node.domain, node.op_type))) for node in model.graph)
     return GraphRecord(
         file=contract.graph_file(graph),
-        inputs=contract.tensors(graph, "input", config, **precision),
-        outputs=contract.tensors(graph, "output", config, **precision),
+        inputs=_specs(graph, "input", config, recipe),
+        outputs=_specs(graph, "output", config, recipe),
         operators=dict(sorted(operators.items())),
     )

@@ -12,6 +12,7 @@ from helium_onnx.errors import UsageError
 from helium_onnx.exporter.calibration import Calibration, first_tokens, sensitivity_tokens
 from helium_onnx.exporter.quantize import DataFree, Quantizer
 from helium_onnx.exporter.quantize.allocation import CANDIDATES, Allocation, Budget, allocate
+from helium_onnx.exporter.stored_tensors import DATA_TYPES
 from helium_onnx.exporter.weights import ALIGNMENT
 from helium_onnx.progress import ProgressCallback
 from helium_onnx.recipe import Recipe
@@ -56,7 +57,7 @@ def make_quantizer(source: Checkpoint, recipe: Recipe, text: Calibration | None)
 def allocated(
     source: Checkpoint, recipe: Recipe, goal: Budget, text: Calibration, report: ProgressCallback
 ) -> tuple[Recipe, Allocation]:
-    """The recipe with settings for each matrix that meet ``goal``; matrices that it keeps in float32 stay so."""
+    """The recipe with settings for each matrix that meet ``goal``; matrices that it does not quantize stay so."""
     from helium_onnx.exporter.quantize.sensitivity import Sensitivity
 
     config = source.config
@@ -69,8 +70,9 @@ def allocated(
         for name in names
     }
     costs = Sensitivity(source, windows, report).measure(ways)
-    rest = sum(4 * math.prod(shape) for name, shape in shapes.items() if name not in names)
-    rest += 4 * config.max_position_embeddings * config.head_dim + 3 * len(shapes) * ALIGNMENT
+    size = int(DATA_TYPES[recipe.precision.compute].itemsize)
+    rest = sum(size * math.prod(shape) for name, shape in shapes.items() if name not in names)
+    rest += size * config.max_position_embeddings * config.head_dim + 3 * len(shapes) * ALIGNMENT
     rest += _OTHER_BYTES + _OTHER_BYTES_A_LAYER * config.num_hidden_layers
     rest += (source.folder / "tokenizer.json").stat().st_size
     allocation = allocate(shapes, costs, goal, other_bytes=rest)

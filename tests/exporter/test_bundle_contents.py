@@ -17,7 +17,7 @@ import helium_onnx
 from helium_onnx import contract
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
-from helium_onnx.contract import GRAPH_FILES, GRAPHS, NATIVE_GRAPHS, WEIGHTS_FILE
+from helium_onnx.contract import GRAPH_FILES, GRAPHS, NATIVE_GRAPHS, NATIVE_GRAPHS_OF, WEIGHTS_FILE
 from helium_onnx.recipe import list_recipes
 
 RECIPES = [recipe.name for recipe in list_recipes()]
@@ -36,9 +36,15 @@ def bundle(request: pytest.FixtureRequest, checkpoint: Path) -> Bundle:
 
 
 def files(bundle: Bundle) -> dict[contract.Graph | contract.NativeGraph, str]:
-    """Its graphs' files: three, or five where our kernels know the recipe."""
-    native = bundle.manifest.recipe["name"] in ("cpu-int4", "cpu-int4-fast", "cpu-int8")
-    return {name: contract.graph_file(name) for name in (*GRAPHS, *(NATIVE_GRAPHS if native else ()))}
+    """Its graphs' files: three, and those of our kernels where they know the recipe."""
+    native = (
+        () if bundle.manifest.recipe["name"] in ("cpu-fp32", "portable-fp32") else NATIVE_GRAPHS_OF[provider(bundle)]
+    )
+    return {name: contract.graph_file(name) for name in (*GRAPHS, *native)}
+
+
+def provider(bundle: Bundle) -> str:
+    return str(bundle.manifest.recipe["execution_provider"])
 
 
 def graphs(bundle: Bundle) -> dict[contract.Graph | contract.NativeGraph, onnx.ModelProto]:
@@ -73,10 +79,11 @@ def test_operators(bundle: Bundle) -> None:
     for name, model in graphs(bundle).items():
         domains = {node.domain for node in model.graph.node}
         if name in NATIVE_GRAPHS:
-            assert domains == {"", "com.microsoft", "helium_onnx.kernels"}
+            ours = {"helium_onnx.kernels"}
+            assert domains == (ours if provider(bundle) == "cuda" else {"", "com.microsoft"} | ours)
         else:
             assert domains <= ({""} if recipe_is_standard(bundle) else {"", "com.microsoft"})
-        assert {o.domain for o in model.opset_import} == domains
+        assert {o.domain for o in model.opset_import} == {"", *domains}
         assert not model.functions
         counts = Counter(".".join(filter(None, (node.domain, node.op_type))) for node in model.graph.node)
         assert counts == bundle.manifest.graphs[name].operators
@@ -124,7 +131,9 @@ def test_inputs_and_outputs(bundle: Bundle) -> None:
             (model.graph.input, "input", record.inputs),
             (model.graph.output, "output", record.outputs),
         ):
-            wanted = contract.tensors(name, direction, config)  # type: ignore[arg-type]
+            precision = bundle.manifest.recipe["precision"]
+            kinds = {"compute": precision["compute"], "cache": precision["key_value_cache"]}
+            wanted = contract.tensors(name, direction, config, **kinds, execution_provider=provider(bundle))  # type: ignore[arg-type]
             assert recorded == wanted
             found = [
                 contract.TensorSpec(
@@ -161,7 +170,10 @@ def test_two_exports_are_equal(bundle: Bundle, checkpoint: Path, tmp_path: Path)
 
 def test_config_json_for_transformers_js(bundle: Bundle, checkpoint: Path) -> None:
     written = json.loads((bundle.path / "config.json").read_text())
-    assert written.pop("transformers.js_config")["use_external_data_format"] == {"model.onnx": 1}
+    told = written.pop("transformers.js_config")
+    assert told["use_external_data_format"] == {"model.onnx": 1}
+    cache = bundle.manifest.recipe["precision"]["key_value_cache"]
+    assert told.get("kv_cache_dtype", "float32") == cache
     assert written == json.loads((checkpoint / "config.json").read_text())
 
 

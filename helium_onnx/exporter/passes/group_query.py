@@ -1,4 +1,4 @@
-"""One ``GroupQueryAttention`` node over a cache of any type that its CPU kernel takes."""
+"""One ``GroupQueryAttention`` node over a cache of any type that its kernel takes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from helium_onnx.exporter.passes.rewriting import MICROSOFT, Rewriter
 _INT8: dict[str, int | str] = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
 
 
-def for_cache(rewriter: Rewriter, x: ir.Value, past: ir.Value | None) -> ir.Value:
-    """``x`` in the type that the kernel computes in: float16 beside a float16 cache, float32 else.
+def kernel_type(attention: ir.Node) -> ir.DataType:
+    """What the kernel of ``attention`` (a ``CausalAttention``) computes in: float16 over a float16 cache.
 
-    The CPU kernel has float32 over float32 and int8, and float16 over float16: no float32 over float16.
+    Else it is what the graph computes in. The CPU kernel has float32 over float32 and int8, and float16 over float16:
+    no float32 over float16.
     """
-    narrow = past is not None and past.dtype == ir.DataType.FLOAT16
-    return rewriter.op("Cast", x, to=int(ir.DataType.FLOAT16)) if narrow else x
+    past = attention.inputs[3]
+    return ir.DataType.FLOAT16 if past is not None and past.dtype == ir.DataType.FLOAT16 else computed_type(attention)
+
+
+def computed_type(attention: ir.Node) -> ir.DataType:
+    """What the graph around ``attention`` computes in."""
+    return attention.outputs[0].dtype or ir.DataType.FLOAT
+
+
+def for_cache(rewriter: Rewriter, x: ir.Value, attention: ir.Node) -> ir.Value:
+    """``x``, which the graph has computed, in the type that the kernel computes in."""
+    kernel = kernel_type(attention)
+    return x if kernel == computed_type(attention) else rewriter.op("Cast", x, to=int(kernel))
 
 
 def group_query_attention(
@@ -27,9 +39,9 @@ def group_query_attention(
     """Replace ``attention`` (a ``CausalAttention``) by ``GroupQueryAttention(*inputs)`` of the same cache.
 
     ``inputs`` are the kernel's, from the query to at most ``attention_bias``, in the type of ``for_cache``. Scales of
-    an int8 cache follow them, and the output of a float16 kernel goes back to float32.
+    an int8 cache follow them, and the output goes back to the type of the graph.
     """
-    past, scales = attention.inputs[3], attention.inputs[8:]
+    scales, computed = attention.inputs[8:], computed_type(attention)
     named: dict[str, int | str] = {
         "num_heads": attention.attributes["num_heads"].as_int(),
         "kv_num_heads": attention.attributes["kv_num_heads"].as_int(),
@@ -39,6 +51,6 @@ def group_query_attention(
         inputs = [*inputs, *[None] * (12 - len(inputs)), *scales]  # k_scale and v_scale are inputs 12 and 13
         named |= _INT8
     output, *present = rewriter.op_outputs("GroupQueryAttention", *inputs, outputs=3, domain=MICROSOFT, **named)
-    if past is not None and past.dtype == ir.DataType.FLOAT16:
-        output = rewriter.op("Cast", output, to=int(ir.DataType.FLOAT))
+    if kernel_type(attention) != computed:
+        output = rewriter.op("Cast", output, to=int(computed))
     rewriter.replace(output, *present)

@@ -35,10 +35,10 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
         for node in nodes:
             rewriter = Rewriter(node)
             query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
-            split = _packed(node)
+            split = packed_split(node)
             if split is not None:
                 query, key, value = split.inputs[0], None, None
-            query, key, value = (x and for_cache(rewriter, x, past_key) for x in (query, key, value))
+            query, key, value = (x and for_cache(rewriter, x, node) for x in (query, key, value))
             group_query_attention(
                 rewriter,
                 node,
@@ -47,16 +47,21 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
                 rotary_interleaved=node.attributes["interleaved"].as_int(),
             )
             if split is not None:
-                sizes = split.inputs[1]
-                model.graph.remove(split, safe=True)
-                if sizes is not None and (constant := sizes.producer()) is not None and not sizes.uses():
-                    model.graph.remove(constant, safe=True)
+                remove_split(model.graph, split)
         return ir.passes.PassResult(model, modified=True)
 
 
-def _packed(attention: ir.Node) -> ir.Node | None:
+def packed_split(attention: ir.Node) -> ir.Node | None:
     """The Split whose three parts are query, key and value, and nothing else reads."""
     split = attention.inputs[0].producer() if attention.inputs[0] is not None else None
     if split is None or split.op_type != "Split" or tuple(split.outputs) != tuple(attention.inputs[:3]):
         return None
     return split if all(len(part.uses()) == 1 for part in split.outputs) else None
+
+
+def remove_split(graph: ir.Graph, split: ir.Node) -> None:
+    """Remove a Split that nothing reads any more, and the constant of its sizes."""
+    sizes = split.inputs[1]
+    graph.remove(split, safe=True)
+    if sizes is not None and (constant := sizes.producer()) is not None and not sizes.uses():
+        graph.remove(constant, safe=True)

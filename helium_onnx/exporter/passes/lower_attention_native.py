@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from helium_onnx.exporter.passes.lower_attention_group_query import remove_split
 from helium_onnx.exporter.passes.rewriting import KERNELS, Rewriter, nodes_of
 from helium_onnx.modeling import DOMAIN
 
@@ -27,7 +28,7 @@ class LowerAttentionNative(ir.passes.InPlacePass):
         for node in nodes:
             rewriter = Rewriter(node)
             *projections, past_key, past_value, _, cos, sin = node.inputs[:8]
-            split = _split(projections)
+            split = common_split(projections)
             packed = rewriter.op("Concat", *projections, axis=-1) if split is None else split.inputs[0]
             assert past_key is not None
             assert past_value is not None
@@ -45,17 +46,14 @@ class LowerAttentionNative(ir.passes.InPlacePass):
             )  # fmt: skip
             rewriter.replace(*outputs)
             if split is not None:
-                sizes = split.inputs[1]
-                model.graph.remove(split, safe=True)
-                if sizes is not None and (constant := sizes.producer()) is not None and not sizes.uses():
-                    model.graph.remove(constant, safe=True)
+                remove_split(model.graph, split)
         for value in [value for value in model.graph.inputs if value.name == "attention_mask"]:
             assert not value.uses(), "attention_mask is read outside of attention"
             model.graph.inputs.remove(value)
         return ir.passes.PassResult(model, modified=True)
 
 
-def _split(projections: list[ir.Value | None]) -> ir.Node | None:
+def common_split(projections: list[ir.Value | None]) -> ir.Node | None:
     """The Split whose three parts are query, key and value; None where they are three products."""
     producers = {value.producer() for value in projections if value is not None}
     node = producers.pop() if len(producers) == 1 else None

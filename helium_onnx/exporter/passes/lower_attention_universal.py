@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
-from helium_onnx.exporter.passes.group_query import for_cache, group_query_attention
+from helium_onnx.exporter.passes.group_query import computed_type, for_cache, group_query_attention, kernel_type
 from helium_onnx.exporter.passes.rewriting import MICROSOFT, Rewriter, nodes_of
 from helium_onnx.modeling import DOMAIN
 
-#: Added to the score of a padded key: the least float32, as transformers does. Not -inf, which would make NaN of a
-#: row that is padding throughout.
-_MASKED = float(np.finfo(np.float32).min)
-#: The same for a float16 kernel: half of the least float16, so that its sum with a score does not become -inf, of
-#: which a row that is padding throughout would make NaN.
-_MASKED_FLOAT16 = float(np.finfo(np.float16).min) / 2
+#: Added to the score of a padded key, by the kernel's type. In float32 the least number, as transformers does. Not
+#: -inf, which would make NaN of a row that is padding throughout. In half precision half of the least, so that its sum
+#: with a score does not become -inf.
+_MASKED = {
+    ir.DataType.FLOAT: float(np.finfo(np.float32).min),
+    ir.DataType.FLOAT16: float(np.finfo(np.float16).min) / 2,
+    ir.DataType.BFLOAT16: torch.finfo(torch.bfloat16).min / 2,
+}
 
 
 class LowerAttentionUniversal(ir.passes.InPlacePass):
@@ -42,12 +45,9 @@ class LowerAttentionUniversal(ir.passes.InPlacePass):
         seqlens_k = shared.op("Expand", length_minus_one, batch)
 
         hidden = shared.op("Equal", mask, shared.constant(0))
-        past = nodes[0].inputs[3]
-        masked = _MASKED_FLOAT16 if past is not None and past.dtype == ir.DataType.FLOAT16 else _MASKED
-        bias = shared.op(
-            "Where", hidden, shared.constant(masked, ir.DataType.FLOAT), shared.constant(0.0, ir.DataType.FLOAT)
-        )
-        bias = for_cache(shared, bias, past)
+        masked, computed = _MASKED[kernel_type(nodes[0])], computed_type(nodes[0])
+        bias = shared.op("Where", hidden, shared.constant(masked, computed), shared.constant(0.0, computed))
+        bias = for_cache(shared, bias, nodes[0])
         bias = shared.op("Unsqueeze", bias, shared.constant([1, 2]))  # [batch, 1, 1, total]
         length = shared.op("Shape", input_ids, start=1, end=2)
         one = shared.constant([1])
@@ -56,7 +56,7 @@ class LowerAttentionUniversal(ir.passes.InPlacePass):
         for node in nodes:
             rewriter = Rewriter(node)
             query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
-            query, key, value = (x and for_cache(rewriter, x, past_key) for x in (query, key, value))
+            query, key, value = (x and for_cache(rewriter, x, node) for x in (query, key, value))
             interleaved = node.attributes["interleaved"].as_int()
             query, key = (
                 rewriter.op(

@@ -16,13 +16,14 @@ class PackQueryKeyValue(ir.passes.InPlacePass):
     below the other: the kernel reads ``x`` once and its threads meet once. GroupQueryAttention takes the packed
     product as it is, and the Split goes (LowerAttentionGroupQuery).
 
-    For quantized weights, whose rows are quantized apart and simply follow each other in the file; a layer whose three
-    matrices are not stored alike stays as it is.
+    For quantized weights, whose rows are quantized apart and simply follow each other in the file, and where
+    ``unquantized`` says so (StoreLinear keeps rows there, too) for the others; a layer whose three matrices are not
+    stored alike stays as it is.
     """
 
-    def __init__(self, quantization: Quantization) -> None:
+    def __init__(self, quantization: Quantization, *, unquantized: bool = False) -> None:
         super().__init__()
-        self.quantization = quantization
+        self.quantization, self.unquantized = quantization, unquantized
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         packed = 0
@@ -34,7 +35,8 @@ class PackQueryKeyValue(ir.passes.InPlacePass):
             if len({matmul.inputs[0] for matmul in matmuls}) != 1:
                 continue
             settings = {self.quantization.settings_of(str(weight.name)) for weight in weights}
-            if len(settings) != 1 or not settings.pop().quantized:
+            quantized = any(kind.quantized for kind in settings)
+            if len(settings) != 1 if quantized else not self.unquantized:
                 continue
             _pack(model.graph, attention, matmuls, transposes, weights)
             packed += 1

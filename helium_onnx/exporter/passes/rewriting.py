@@ -29,13 +29,18 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
 
 
 class Rewriter:
-    """Builds nodes in front of ``node``, which they take their module scope from, and replaces it."""
+    """Builds nodes in front of ``node`` and replaces it.
 
-    def __init__(self, node: ir.Node) -> None:
+    With ``behind``, nodes come after it, in the order in which they are made, and read what it gives. They take their
+    module scope from ``scope``, or from ``node``.
+    """
+
+    def __init__(self, node: ir.Node, *, behind: bool = False, scope: ir.Node | None = None) -> None:
         assert node.graph is not None
         self.node = node
         self._graph = node.graph
-        self._scope = node.metadata_props.get(SCOPES, "")
+        self._scope = (scope or node).metadata_props.get(SCOPES, "")
+        self._last = node if behind else None
 
     def op(
         self,
@@ -64,7 +69,7 @@ class Rewriter:
             num_outputs=outputs,
             metadata_props={SCOPES: self._scope},
         )
-        self._graph.insert_before(self.node, new)
+        self._insert(new)
         return new.outputs
 
     def constant(self, value: int | float | list[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
@@ -73,8 +78,15 @@ class Rewriter:
         new = ir.Node(
             "", "Constant", [], attributes=[ir.AttrTensor("value", tensor)], metadata_props={SCOPES: self._scope}
         )
-        self._graph.insert_before(self.node, new)
+        self._insert(new)
         return new.outputs[0]
+
+    def _insert(self, new: ir.Node) -> None:
+        if self._last is None:
+            self._graph.insert_before(self.node, new)
+        else:
+            self._graph.insert_after(self._last, new)
+            self._last = new
 
     def replace(self, *values: ir.Value) -> None:
         """Let ``values`` take the place of the node's outputs, and remove the node."""

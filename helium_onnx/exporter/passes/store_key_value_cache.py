@@ -10,7 +10,8 @@ import onnx_ir as ir
 from helium_onnx.exporter.key_value_scales import LayerScales
 from helium_onnx.exporter.passes.rewriting import nodes_of
 from helium_onnx.exporter.passes.store_weights import initializers
-from helium_onnx.exporter.weights import KeyValueScales, WeightPlan
+from helium_onnx.exporter.stored_tensors import KeyValueScales
+from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.modeling import DOMAIN
 from helium_onnx.recipe import Precision
 

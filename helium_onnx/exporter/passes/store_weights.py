@@ -7,16 +7,20 @@ import onnx_ir as ir
 from helium_onnx.checkpoint import EMBEDDING, HEAD
 from helium_onnx.config import HeliumConfig
 from helium_onnx.exporter.passes.rewriting import MICROSOFT, SOURCE, Rewriter, static_shape
-from helium_onnx.exporter.weights import Keep, Quantized, RopeTables, Transform, Transposed, WeightPlan
+from helium_onnx.exporter.stored_tensors import Keep, Quantized, RopeTables, Transform, Transposed
+from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.recipe import MatrixSettings, Quantization
 
 
 class StoreLinear(ir.passes.InPlacePass):
     """Pattern: ``MatMul(x, Transpose(weight))``, which is how the exporter writes a Linear of ``weight [N, K]``.
 
-    Replacement: where the recipe keeps float32, ``MatMul(x, weight.transposed)`` over the matrix stored ``[K, N]``;
-    else ``com.microsoft::MatMulNBits(x, weight.quantized, weight.scales[, weight.zero_points])``, with a ``Cast`` of
-    scales in float16. A head that is tied to the embedding and stored alike reads the embedding's bytes.
+    Replacement, where the recipe does not quantize it: in float32 ``MatMul(x, weight.transposed)`` over the matrix
+    stored ``[K, N]``; in half precision (SetComputeType), whose kernels read either way at the same speed,
+    ``com.microsoft::FusedMatMul(x, weight)`` with ``transB=1`` over the matrix as the checkpoint has it. Else
+    ``com.microsoft::MatMulNBits(x, weight.quantized, weight.scales[, weight.zero_points])``, with a ``Cast`` of scales
+    that are not in the type of ``x``. A head that is tied to the embedding and stored alike reads the embedding's
+    bytes.
     """
 
     def __init__(self, plan: WeightPlan, config: HeliumConfig, quantization: Quantization) -> None:
@@ -44,9 +48,16 @@ class StoreLinear(ir.passes.InPlacePass):
         rows, columns = static_shape(weight)
         settings = self.quantization.settings_of(name if is_head else source.split("+")[0])
         rewriter, x = Rewriter(matmul), matmul.inputs[0]
-        if not settings.quantized:
+        compute = weight.dtype or ir.DataType.FLOAT
+        if not settings.quantized and compute == ir.DataType.FLOAT:
             transposed = initializers(graph, self.plan, Transposed(source, name, (rows, columns)))
             rewriter.replace(rewriter.op("MatMul", x, *transposed))
+            return
+        if not settings.quantized:
+            tied = source == EMBEDDING and not self.quantization.settings_of(EMBEDDING).quantized
+            kept = Keep(source, (rows, columns), compute, None if tied or source == name else name)
+            stored = initializers(graph, self.plan, kept)
+            rewriter.replace(rewriter.op("FusedMatMul", x, *stored, domain=MICROSOFT, transB=1))
             return
         wanted = Quantized(source, name, (rows, columns), settings)
         shared = source == EMBEDDING and settings == self.quantization.settings_of(EMBEDDING)
@@ -56,7 +67,7 @@ class StoreLinear(ir.passes.InPlacePass):
             weights = initializers(graph, self.plan, wanted)
         data, scales, *zero_points = weights
         y = rewriter.op(
-            "MatMulNBits", x, data, _float32(rewriter, scales), *zero_points,
+            "MatMulNBits", x, data, _converted(rewriter, scales, compute), *zero_points,
             domain=MICROSOFT,
             K=columns,
             N=rows,
@@ -71,7 +82,7 @@ class StoreEmbedding(ir.passes.InPlacePass):
     """Pattern: ``Gather(model.embed_tokens.weight, input_ids)``.
 
     Replacement, where the recipe quantizes it: ``com.microsoft::GatherBlockQuantized(quantized, input_ids, scales[,
-    zero_points])``. In float32 the node stays.
+    zero_points])``, with a ``Cast`` of scales that are not in the type of the table. Else the node stays.
     """
 
     def __init__(self, plan: WeightPlan, quantization: Quantization) -> None:
@@ -87,14 +98,15 @@ class StoreEmbedding(ir.passes.InPlacePass):
         table, input_ids = gather.inputs
         assert table is not None and table.is_initializer()
         rows, columns = static_shape(table)
+        compute = table.dtype or ir.DataType.FLOAT
         if not settings.quantized:
-            self.plan.add(Keep(EMBEDDING, (rows, columns)))
+            self.plan.add(Keep(EMBEDDING, (rows, columns), compute))
             return ir.passes.PassResult(model, modified=False)
         transform = Quantized(EMBEDDING, EMBEDDING, (rows, columns), settings, gathered=True)
         data, scales, *zero_points = initializers(model.graph, self.plan, transform)
         rewriter = Rewriter(gather)
         y = rewriter.op(
-            "GatherBlockQuantized", data, input_ids, _float32(rewriter, scales), *zero_points,
+            "GatherBlockQuantized", data, input_ids, _converted(rewriter, scales, compute), *zero_points,
             domain=MICROSOFT,
             bits=settings.bits,
             block_size=settings.block_size,
@@ -106,9 +118,9 @@ class StoreEmbedding(ir.passes.InPlacePass):
 
 
 class StoreRemaining(ir.passes.InPlacePass):
-    """Pattern: initializers that no earlier pass has stored: norm weights, rotary tables, a float32 embedding.
+    """Pattern: initializers that no earlier pass has stored: norm weights, rotary tables, a plain embedding.
 
-    Replacement: the same, stored in float32; initializers that nobody reads any more are removed.
+    Replacement: the same, stored in their type; initializers that nobody reads any more are removed.
     """
 
     def __init__(self, plan: WeightPlan, config: HeliumConfig) -> None:
@@ -124,9 +136,9 @@ class StoreRemaining(ir.passes.InPlacePass):
                 self.plan.add(RopeTables(self.config, value.dtype or ir.DataType.FLOAT))
                 value.const_value = self.plan.external(name)
             elif not self.plan.has(name) and not name.endswith((".quantized", ".scales", ".zero_points")):
-                self.plan.add(Keep(name, static_shape(value)))
+                self.plan.add(Keep(name, static_shape(value), value.dtype or ir.DataType.FLOAT))
                 value.const_value = self.plan.external(name)
-            elif name == EMBEDDING:
+            elif self.plan.has(name):
                 value.const_value = self.plan.external(name)
             else:
                 continue
@@ -140,12 +152,12 @@ def initializers(graph: ir.Graph, plan: WeightPlan, transform: Transform) -> lis
     return [_initializer(graph, plan.external(tensor.name)) for tensor in transform.tensors()]
 
 
-def _float32(rewriter: Rewriter, scales: ir.Value) -> ir.Value:
-    """``scales`` as the operators take them beside float32 activations: runtimes convert them when they load."""
-    if scales.dtype == ir.DataType.FLOAT:
+def _converted(rewriter: Rewriter, scales: ir.Value, compute: ir.DataType) -> ir.Value:
+    """``scales`` as the operators take them beside activations in ``compute``: runtimes convert when they load."""
+    if scales.dtype == compute:
         return scales
-    converted = rewriter.op("Cast", scales, to=ir.DataType.FLOAT)
-    converted.type, converted.shape = ir.TensorType(ir.DataType.FLOAT), scales.shape
+    converted = rewriter.op("Cast", scales, to=compute)
+    converted.type, converted.shape = ir.TensorType(compute), scales.shape
     return converted
 
 

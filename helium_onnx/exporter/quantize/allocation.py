@@ -127,7 +127,7 @@ def stored_bytes(shape: Sequence[int], settings: MatrixSettings) -> int:
     if not settings.quantized:
         return 4 * rows * columns
     blocks = -(-columns // settings.block_size)
-    scale = 2 if settings.scales == "float16" else 4
+    scale = 4 if settings.scales == "float32" else 2
     zero_points = 0 if settings.symmetric else -(-blocks * settings.bits // 8)
     return rows * (blocks * settings.block_size * settings.bits // 8 + scale * blocks + zero_points)
 
@@ -161,7 +161,7 @@ def allocate(shapes: Mapping[str, tuple[int, ...]], costs: Costs, budget: Budget
             "no allocation reaches this loss",
             found=f"max_kl {budget.max_kl:g}",
             expected=f"at least {loss:.2g}, the estimate with every matrix at its best",
-            remedy="allow more, or choose --recipe cpu-int8 or cpu-fp32",
+            remedy="allow more, or choose a recipe of more bits, as cpu-int8, or of none",
         )
     return Allocation(budget, tuple(hulls[name][index] for name, index in at.items()), weights)
 

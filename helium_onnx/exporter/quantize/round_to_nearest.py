@@ -11,6 +11,8 @@ from helium_onnx.errors import CheckpointError
 from helium_onnx.exporter.quantize.packing import QuantizedRows, make_rows, split_blocks
 from helium_onnx.recipe import MatrixSettings
 
+_HALF_PRECISION = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
 
 def quantize_rows(
     values: NDArray[np.float32],
@@ -59,16 +61,17 @@ def storable(scale: Tensor, settings: MatrixSettings) -> Tensor:
     """
     if settings.scales == "float32":
         return scale
-    rounded = scale.half().float()
+    narrow = _HALF_PRECISION[settings.scales]
+    rounded = scale.to(narrow).float()
     if not bool(rounded.isfinite().all()):
         most = scale.abs().max()
         raise CheckpointError(
-            "weights are too large for scales in float16",
+            f"weights are too large for scales in {settings.scales}",
             found=f"a block of weights up to {most * (1 << settings.bits):.2g}",
-            expected=f"scales up to {torch.finfo(torch.float16).max:g}",
-            remedy='set scales = "float32" in the recipe',
+            expected=f"scales up to {torch.finfo(narrow).max:g}",
+            remedy='set scales = "float32" in the recipe; for a GPU choose --recipe cuda-bf16',
         )
-    least = torch.full_like(scale, torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps)
+    least = torch.full_like(scale, torch.finfo(narrow).smallest_normal * torch.finfo(narrow).eps)
     return torch.where(rounded == 0, least.copysign(scale), rounded)
 
 
