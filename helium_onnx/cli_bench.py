@@ -29,7 +29,7 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and rounds: a first look.")] = False,
     threads: Threads = None,
-    provider: Provider = "cpu",
+    provider: Provider = "auto",
     kernels: Kernels = "auto",
     cache: Cache = None,
     cache_dir: CacheDir = None,

@@ -66,7 +66,7 @@ def generate(
         typer.Option("--stream/--no-stream", help="Show text as it comes.", show_default="on without --json"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print texts, token ids and timings as JSON.")] = False,
-    provider: Provider = "cpu",
+    provider: Provider = "auto",
     context: Annotated[
         int | None,
         typer.Option(metavar="N", help="Most tokens of prompt and text; bounds memory.", show_default="the model's"),

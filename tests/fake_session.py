@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,37 @@ class LoopingSession(FakeSession):
         if step := self.script[len(ids) - prompt_tokens :][:1]:
             logits[step[0]] = 50
         return logits
+
+
+class GreedyFakeSession(FakeSession):
+    """Runs ahead of its caller (a ``GreedySession``), and leaves behind in the past what nobody asked for."""
+
+    ahead = 3
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.open_iterators = 0
+        self.held_back: list[list[int]] = []  # lengths, each time the next step was asked for
+
+    def greedy(self, input_ids: NDArray[np.int64], past: Past) -> Generator[NDArray[np.int64], None, None]:
+        assert isinstance(past, FakePast) and input_ids.shape == (len(past.rows), 1)
+        chosen: list[NDArray[np.int64]] = []
+        ids = input_ids
+        self.open_iterators += 1
+        try:
+            while True:
+                self.held_back.append(past.lengths.tolist())
+                while len(chosen) < self.ahead and past.lengths.max() + len(chosen) < self.context_length:
+                    ahead = FakePast(past.rows, past.lengths + len(chosen))
+                    ids = self.run("decode", ids, ahead).argmax(axis=-1)
+                    chosen.append(ids[:, 0])
+                if not chosen:
+                    return
+                token_ids = chosen.pop(0)
+                past.lengths += 1
+                yield token_ids
+        finally:
+            self.open_iterators -= 1
 
 
 class ChunkedSession(FakeSession):

@@ -19,7 +19,7 @@ from helium_onnx.bundle import Bundle
 from helium_onnx.errors import BundleError, UsageError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.opening import KernelChoice, runs_natively
-from helium_onnx.runtimes.providers import CPU, default_threads, execution_provider
+from helium_onnx.runtimes.providers import AUTO, CPU, bundle_provider, default_threads
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     rounds: int | None = None,
     quick: bool = False,
     threads: int | None = None,
-    provider: str = "cpu",
+    provider: str = AUTO,
     kernels: KernelChoice = "auto",
     cache: bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -42,8 +42,9 @@ def bench(
     asked = preset(quick=quick, prompt=prompt, past=past, batch=batch, rounds=rounds)
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError("the number of threads is out of range", found=threads, expected="1 to 1024")
-    host = execution_provider(provider) is CPU  # what is measured here is the host
     bundle = Bundle.open(path)
+    row = bundle_provider(bundle, provider)
+    provider, host = row.name, row is CPU  # what is measured here is the host
     if bundle.task != "text-generation":
         raise BundleError(f"{bundle.path} does not generate text", found=bundle.task, expected="text-generation")
     used = default_threads() if threads is None else threads

@@ -18,7 +18,7 @@ from helium_onnx.generation.request import Request
 from helium_onnx.generation.result import GenerationResult, Timings
 from helium_onnx.generation.row import Row
 from helium_onnx.generation.speculation import Draft, Speculation
-from helium_onnx.runtimes.session import Past, Session
+from helium_onnx.runtimes.session import GreedySession, Past, Session
 from helium_onnx.tokenizer import Tokenizer
 
 
@@ -46,6 +46,9 @@ class Loop:
         request = request.seeded()
         self.prefilled = False
         self._session = session
+        # A session that chooses the tokens itself, where nothing else is wanted of the logits.
+        takes_largest = request.takes_largest and speculation is None
+        self._greedy = session if takes_largest and isinstance(session, GreedySession) else None
         self._is_current = is_current
         self._prefix_cache = prefix_cache
         self._speculation = speculation
@@ -70,7 +73,9 @@ class Loop:
             if self._streams and (text := row.take()):
                 yield index, text
             self._keep(index)  # for the next prompt; after the text, which has waited enough
-        if len(self._rows) == 1:
+        if self._greedy is not None and any(row.finish_reason is None for row in self._rows):
+            yield from self._decode_greedily(self._greedy, past)
+        elif len(self._rows) == 1:
             yield from self._decode_alone(self._rows[0], past)
         while any(row.finish_reason is None for row in self._rows):
             self._step_together(past)
@@ -161,6 +166,36 @@ class Loop:
                         self._check_current()  # who has the text may have begun another request
                     begun = clock()
         finally:  # also of an interrupted step
+            self._decode_seconds += max(0.0, clock() - begun)
+
+    def _decode_greedily(self, session: GreedySession, past: Past) -> Iterator[tuple[int, str]]:
+        """The steps of all rows over a session that runs ahead; what it ran behind the last token is forgotten."""
+        clock, rows, streams = self._clock, self._rows, self._streams
+        self._check_current()
+        begun = clock()
+        last_ids = np.array([[row.history_ids[-1]] for row in rows], dtype=np.int64)
+        steps = session.greedy(last_ids, past)
+        try:
+            for token_ids in steps:
+                for index, row in enumerate(rows):
+                    if row.finish_reason is None:
+                        row.accept_token(token_ids.item(index))
+                    if row.finish_reason is not None:
+                        # From now on it is a dummy; held back each time, it never grows past the context.
+                        past.lengths[index] = len(row.history_ids) - 1
+                if all(row.finish_reason is not None for row in rows):
+                    break
+                shown = False
+                for index, row in enumerate(rows):
+                    if streams and (text := row.take()):
+                        self._decode_seconds += max(0.0, clock() - begun)
+                        begun, shown = math.inf, True
+                        yield index, text
+                if shown:
+                    self._check_current()  # who has the text may have begun another request
+                    begun = clock()
+        finally:  # also of an interrupted step
+            steps.close()
             self._decode_seconds += max(0.0, clock() - begun)
 
     def _verify(self, row: Row, past: Past, draft: Draft, begun: float) -> None:

@@ -59,6 +59,12 @@ class Request:
     ignore_eos: bool
     speculation: SpeculationChoice = "auto"
 
+    @property
+    def takes_largest(self) -> bool:
+        """Whether each token is the one of the largest logit, and nothing else of the logits is asked for."""
+        sampling = self.sampling
+        return sampling.temperature == 0 and sampling.repetition_penalty == 1 and self.logprobs is None
+
     def seeded(self) -> Self:
         """With a seed, drawn where the caller left it open. The rows derive theirs from it."""
         if self.sampling.seed is not None:

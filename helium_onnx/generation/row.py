@@ -56,6 +56,11 @@ class Row:
         if self._reports_logprobs:
             assert self._request.logprobs is not None
             self._logprobs.append(self._logprob(logits, token_id, self._request.logprobs))
+        return self.accept_token(token_id)
+
+    def accept_token(self, token_id: int) -> int:
+        """Go on with a token that was chosen already, and return it."""
+        history_ids = self.history_ids
         history_ids.append(token_id)
         if token_id in self._ends:
             self.end("eos")

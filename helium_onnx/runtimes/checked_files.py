@@ -9,12 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helium_onnx.bundle import Bundle
+from helium_onnx.progress import ProgressCallback, ProgressEvent
+
+#: Below this a file is hashed faster than its stamp is looked up, and a record would only litter the disk.
+REMEMBERED_FROM_BYTES = 64 << 20
 
 
 def default_cache_dir() -> Path:
     """``$XDG_CACHE_HOME/helium-onnx``, or ``~/.cache/helium-onnx``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "helium-onnx"
+
+
+def check_digests(bundle: Bundle, cache_dir: Path | None, progress: ProgressCallback) -> None:
+    """Hash the bundle's files, large ones only when they are seen first: a changed bit in the weights would load
+    silently and speak nonsense. Raises IntegrityError.
+    """
+    if bundle.total_bytes < REMEMBERED_FROM_BYTES:
+        bundle.check_digests()
+        return
+    try:
+        record = (cache_dir or default_cache_dir()) / "checked" / f"{bundle.digest[:16]}.json"
+    except RuntimeError:  # a user without a home folder
+        bundle.check_digests()
+        return
+    checked = CheckedFiles(bundle, record)
+    if checked.known():
+        return
+    progress(ProgressEvent("load", "checking the bundle's digests, once"))
+    bundle.check_digests()
+    with contextlib.suppress(OSError):  # no room, or not ours to write: hashed again next time
+        checked.remember()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +17,42 @@ from helium_onnx.runtimes.providers import ExecutionProvider, default_threads
 
 _DTYPES = {
     f"tensor({'float' if name == 'float32' else name})": name
-    for name in ("float32", "float16", "int8", "int32", "int64")
+    for name in ("float32", "float16", "bfloat16", "int8", "int32", "int64")
 }
-#: ONNX Runtime's words for an allocation that failed; it has no exception of its own for that.
-_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory")
+_OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "failed to allocate", "cannot allocate memory", "out of memory")
+#: What the graphs are made for, and pyproject.toml asks for.
+SUPPORTED = "1.31"
 
 
 def load_graph(
-    path: Path, options: ort.SessionOptions, row: ExecutionProvider, bundle: Bundle, record: GraphRecord
+    path: Path,
+    options: ort.SessionOptions,
+    row: ExecutionProvider,
+    bundle: Bundle,
+    record: GraphRecord,
+    provider_options: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
     """A session on the provider of ``row``, whose inputs and outputs are those of ``record``.
+
+    ``provider_options`` are this session's own, beside the row's.
 
     Raises:
         BundleError: ONNX Runtime does not take the graph.
         ResourceError: there is too little memory.
-        ProviderError: the provider did not start; nothing is run on another in its place.
+        ProviderError: the provider did not start, or does not take a node where the row says that it has to take all;
+            nothing is run on another in its place.
         IntegrityError: the graph is not what the manifest says.
     """
+    asked = [(row.onnxruntime_name, {**row.options, **(provider_options or {})})]
     try:
-        session = ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])
+        try:
+            session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
+        except Exception as error:
+            if not _is_refused_fallback(error):
+                raise
+            # Once more, only to name the nodes: ONNX Runtime's message does not.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+            session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
     except Exception as error:
         raise _load_error(error, path, bundle) from error
     if session.get_providers()[0] != row.onnxruntime_name:
@@ -44,8 +61,29 @@ def load_graph(
             found=", ".join(session.get_providers()),
             remedy="see ONNX Runtime's message above; nothing is run on another provider in its place",
         )
+    check_assignment(session, row, path)
     check_contract(session, record, path)
     return session
+
+
+def check_assignment(session: ort.InferenceSession, row: ExecutionProvider, path: Path) -> None:
+    """Raise ProviderError if a node runs elsewhere than on the provider, where the row lets that be recorded."""
+    if row.config.get("session.record_ep_graph_assignment_info") != "1":
+        return
+    elsewhere = [
+        f"{node.name or 'a node without a name'} ({node.op_type}) on {part.ep_name}"
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+        if part.ep_name != row.onnxruntime_name
+    ]
+    if elsewhere:
+        more = f" and {len(elsewhere) - 5} more" if len(elsewhere) > 5 else ""
+        raise ProviderError(
+            f"{row.onnxruntime_name} does not take all of {path.name}",
+            found=", ".join(elsewhere[:5]) + more,
+            expected=f"every node on {row.onnxruntime_name}",
+            remedy=f"use onnxruntime {SUPPORTED}, for which these graphs are made; {ort.__version__} is installed",
+        )
 
 
 def session_options(row: ExecutionProvider, threads: int) -> ort.SessionOptions:
@@ -76,9 +114,19 @@ def check_contract(session: ort.InferenceSession, record: GraphRecord, path: Pat
                 )  # fmt: skip
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ONNX Runtime's error says that an allocation failed; it has no exception of its own for that."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _OUT_OF_MEMORY)
+
+
+def _is_refused_fallback(error: Exception) -> bool:
+    """Whether a node had no kernel on the provider, and the row says that it must not run on the CPU."""
+    return "fallback to CPU EP has been explicitly disabled" in str(error)
+
+
 def _load_error(error: Exception, path: Path, bundle: Bundle) -> BundleError | ResourceError:
     text = str(error)
-    if isinstance(error, MemoryError) or any(word in text.lower() for word in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return ResourceError(
             f"too little memory to load {path.name}",
             found=text.splitlines()[0][:200] if text else "out of memory",

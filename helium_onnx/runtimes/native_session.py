@@ -6,7 +6,6 @@ disk or copied. A token's logits, keys and values are the same bits however its 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from helium_onnx.bundle import Bundle
 from helium_onnx.contract import NativeGraph
 from helium_onnx.errors import GenerationError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
-from helium_onnx.runtimes.checked_files import CheckedFiles, default_cache_dir
+from helium_onnx.runtimes.checked_files import check_digests
 from helium_onnx.runtimes.graph_loading import (
     checked_context_length,
     checked_threads,
@@ -34,8 +33,6 @@ from helium_onnx.runtimes.providers import CPU
 from helium_onnx.runtimes.session import Past, Phase
 
 _GRAPHS: dict[Phase, NativeGraph] = {"prefill": "native_prefill", "decode": "native_decode"}
-#: Below this a file is hashed faster than its stamp is looked up, and a record would only litter the disk.
-_REMEMBERED_FROM_BYTES = 64 << 20
 #: Widths of calls whose bindings a past keeps: one token, and a verified draft.
 _KEPT_WIDTHS = 32
 
@@ -87,7 +84,7 @@ class NativeSession:
         specs = bundle.manifest.graphs["native_decode"].inputs
         self._past_specs = tuple(spec for spec in specs if spec.name.startswith("past_key_values."))
         self._cache = InPlaceCache(self._past_specs, self.context_length)
-        self._check_digests(cache_dir, progress)
+        check_digests(bundle, cache_dir, progress)
         progress(ProgressEvent("load", ", ".join(bundle.graph_path(graph).name for graph in _GRAPHS.values())))
         self._sessions = {phase: self._load(phase, spin) for phase in _GRAPHS}
 
@@ -183,21 +180,3 @@ class NativeSession:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         graph = _GRAPHS[phase]
         return load_graph(self.bundle.graph_path(graph), options, CPU, self.bundle, self.bundle.manifest.graphs[graph])
-
-    def _check_digests(self, cache_dir: Path | None, progress: ProgressCallback) -> None:
-        """A changed bit in the weights would load silently and speak nonsense; large files are hashed only once."""
-        if self.bundle.total_bytes < _REMEMBERED_FROM_BYTES:
-            self.bundle.check_digests()
-            return
-        try:
-            record = (cache_dir or default_cache_dir()) / "checked" / f"{self.bundle.digest[:16]}.json"
-        except RuntimeError:  # a user without a home folder
-            self.bundle.check_digests()
-            return
-        checked = CheckedFiles(self.bundle, record)
-        if checked.known():
-            return
-        progress(ProgressEvent("load", "checking the bundle's digests, once"))
-        self.bundle.check_digests()
-        with contextlib.suppress(OSError):  # no room, or not ours to write: hashed again next time
-            checked.remember()

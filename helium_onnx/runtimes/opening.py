@@ -9,8 +9,12 @@ from helium_onnx import contract, kernels
 from helium_onnx.bundle import Bundle
 from helium_onnx.errors import ProviderError, UsageError
 from helium_onnx.progress import ProgressCallback, silent
+from helium_onnx.runtimes.cuda_device import CudaDevice
+from helium_onnx.runtimes.cuda_session import CudaSession
+from helium_onnx.runtimes.graph_loading import checked_threads
 from helium_onnx.runtimes.native_session import NativeSession, can_run
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.providers import AUTO, CPU, CUDA, bundle_provider
 
 #: ``native``: those of helium_onnx/kernels. ``auto``: those where bundle and machine have them.
 KernelChoice: TypeAlias = Literal["auto", "native", "onnxruntime"]
@@ -19,7 +23,7 @@ KernelChoice: TypeAlias = Literal["auto", "native", "onnxruntime"]
 def open_session(
     bundle: Bundle,
     *,
-    provider: str = "cpu",
+    provider: str = AUTO,
     context_length: int | None = None,
     threads: int | None = None,
     choice: KernelChoice = "auto",
@@ -27,21 +31,38 @@ def open_session(
     cache: bool | None = None,
     cache_dir: Path | None = None,
     progress: ProgressCallback = silent,
-) -> NativeSession | OnnxRuntimeSession:
-    """A session for ``bundle``; see the two classes for the arguments.
+) -> NativeSession | OnnxRuntimeSession | CudaSession:
+    """A session for ``bundle``; see the three classes for the arguments.
+
+    ``provider`` is one that the bundle is for, or ``auto``. One for CUDA takes no ``threads``, ``spin`` or ``cache``:
+    nothing is computed on the host.
 
     Raises:
         UsageError: ``choice`` is none of the three.
-        ProviderError: native kernels were asked for, and bundle or machine lack them.
+        ProviderError: the bundle is for another provider, or the machine lacks what this one needs; native kernels
+            were asked for, and bundle or machine lack them.
         And what loading raises.
     """
+    choice = checked_choice(choice)
+    row = bundle_provider(bundle, provider)
+    if row is CUDA:
+        checked_threads(threads)
+        native = {"auto": None, "native": True, "onnxruntime": False}[choice]
+        return CudaSession(
+            bundle,
+            _cuda_device(bundle),
+            context_length=context_length,
+            native=native,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
     if runs_natively(bundle, provider=provider, choice=choice):
         return NativeSession(
             bundle, context_length=context_length, threads=threads, spin=spin, cache_dir=cache_dir, progress=progress
         )
     return OnnxRuntimeSession(
         bundle,
-        provider=provider,
+        provider=row.name,
         context_length=context_length,
         threads=threads,
         spin=spin,
@@ -52,11 +73,13 @@ def open_session(
 
 
 def runs_natively(bundle: Bundle, *, provider: str, choice: KernelChoice) -> bool:
-    """Whether a session of these arguments runs on native kernels; raises what opening it would raise of them."""
+    """Whether a session of these arguments is a NativeSession; raises what opening it would raise of them."""
     choice = checked_choice(choice)
-    possible = provider == "cpu" and can_run(bundle)
+    if bundle_provider(bundle, provider) is not CPU:
+        return False
+    possible = can_run(bundle)
     if choice == "native" and not possible:
-        raise _not_native(bundle, provider)
+        raise _not_native(bundle)
     return possible and choice != "onnxruntime"
 
 
@@ -69,10 +92,22 @@ def checked_choice(asked: str) -> KernelChoice:
     raise UsageError("there are no such kernels", found=repr(asked), expected=", ".join(choices))
 
 
-def _not_native(bundle: Bundle, provider: str) -> ProviderError:
-    if provider != "cpu":
-        found, remedy = f"execution provider {provider}", "leave the kernels to ONNX Runtime, or use --provider cpu"
-    elif not set(contract.NATIVE_GRAPHS) <= set(bundle.manifest.graphs):
+def _cuda_device(bundle: Bundle) -> CudaDevice:
+    """The GPU. What stands in the way is told to somebody who may not know that the bundle asks for one."""
+    try:
+        return CudaDevice()
+    except ProviderError as error:
+        raise ProviderError(
+            error.what,
+            found=error.found,
+            expected=f"an NVIDIA GPU, which recipe {bundle.manifest.recipe.get('name')} is for",
+            remedy=f"{error.remedy}; for this machine's CPU, export the checkpoint with --recipe {CPU.recipes[0]} "
+            "(helium-onnx doctor shows what runs here)",
+        ) from error
+
+
+def _not_native(bundle: Bundle) -> ProviderError:
+    if not set(contract.NATIVE_GRAPHS) <= set(bundle.manifest.graphs):
         found = "a bundle without native graphs"
         remedy = "export it anew with this version and 4- or 8-bit weights, as recipe cpu-int4 has them"
     elif not kernels.LIBRARY.exists():

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from helium_onnx.bundle import Bundle
 from helium_onnx.errors import ProviderError
 
 
@@ -15,7 +16,8 @@ class ExecutionProvider:
     """How ONNX Runtime is asked for one provider.
 
     ``config`` are session config entries. ``prefill_chunk`` is the most tokens that one prefill call takes.
-    ``prepacks``: kernels reorder constant weights at load, so a cache of the reordered weights pays.
+    ``prepacks``: kernels reorder constant weights at load, so a cache of the reordered weights pays. ``recipes`` are
+    shipped ones to name to who has none for this provider.
     """
 
     name: str
@@ -24,6 +26,7 @@ class ExecutionProvider:
     config: Mapping[str, str] = field(default_factory=dict)
     prefill_chunk: int = 512
     prepacks: bool = False
+    recipes: tuple[str, ...] = ()
 
 
 CPU = ExecutionProvider(
@@ -32,16 +35,64 @@ CPU = ExecutionProvider(
     # Scores are [heads, chunk, total] float32: 512 bounds them at 168 MB for 20 heads over 4096.
     prefill_chunk=512,
     prepacks=True,
+    recipes=("cpu-int4", "cpu-fp32"),
 )
 
-PROVIDERS: dict[str, ExecutionProvider] = {row.name: row for row in (CPU,)}
+CUDA = ExecutionProvider(
+    name="cuda",
+    onnxruntime_name="CUDAExecutionProvider",
+    options={
+        # What is needed is planned before anything is loaded (cuda_memory.py); doubling would take up to twice of it.
+        "arena_extend_strategy": "kSameAsRequested",
+    },
+    config={
+        # A node that no kernel takes would run on the CPU without a word, each step waiting for its copies.
+        "session.disable_cpu_ep_fallback": "1",
+        # Whether all nodes are where they should be is asked after each load (check_assignment).
+        "session.record_ep_graph_assignment_info": "1",
+    },
+    # Large enough that matrix products, not weights, take the time; 2048 tokens of a 2 B model take 0.2 GB.
+    prefill_chunk=2048,
+    recipes=("cuda-fp16", "cuda-bf16", "cuda-int4"),
+)
+
+PROVIDERS: dict[str, ExecutionProvider] = {row.name: row for row in (CPU, CUDA)}
+#: The provider that the bundle was exported for.
+AUTO = "auto"
 
 
 def execution_provider(name: str) -> ExecutionProvider:
     """The row of ``name``. Raises ProviderError for an unknown one."""
     if name not in PROVIDERS:
-        raise ProviderError(f"there is no execution provider {name!r}", expected=f"one of {', '.join(PROVIDERS)}")
+        raise ProviderError(
+            f"there is no execution provider {name!r}", expected=f"one of {', '.join((AUTO, *PROVIDERS))}"
+        )
     return PROVIDERS[name]
+
+
+def bundle_provider(bundle: Bundle, asked: str) -> ExecutionProvider:
+    """The provider that runs ``bundle`` where ``asked``, or ``auto``, was asked for: the one that it is for.
+
+    Raises:
+        ProviderError: there is no such provider, or the bundle is for another one.
+    """
+    row = None if asked == AUTO else execution_provider(asked)
+    recipe = bundle.manifest.recipe
+    made_for = str(recipe.get("execution_provider", CPU.name))
+    if made_for not in PROVIDERS:
+        raise ProviderError(
+            f"{bundle.path} is for the execution provider {made_for!r}",
+            expected=f"one of {', '.join(PROVIDERS)}, which this helium-onnx knows",
+            remedy="upgrade: pip install --upgrade helium-onnx",
+        )
+    if row is not None and row.name != made_for:
+        raise ProviderError(
+            f"{bundle.path} cannot run on the execution provider {row.name}",
+            found=f"recipe {recipe.get('name')}, which is for {made_for}",
+            expected=f"a recipe for {row.name}",
+            remedy=f"export the checkpoint with --recipe {' or '.join(row.recipes)}, or leave --provider at auto",
+        )
+    return PROVIDERS[made_for]
 
 
 def default_threads() -> int:

@@ -7,7 +7,8 @@ lines.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Generator
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,5 +71,23 @@ class Session(Protocol):
         ``prefill`` takes one row and any number of tokens and returns ``[1, 1, vocab_size]``, the logits of the last
         position. ``decode`` takes one token for each row (or, with one row, a few tokens to verify) and returns
         ``[rows, sequence_length, vocab_size]``. The array is only valid until the next call.
+        """
+        ...
+
+
+@runtime_checkable
+class GreedySession(Protocol):
+    """A session that can choose the largest logit itself, and go on without its caller."""
+
+    def greedy(self, input_ids: NDArray[np.int64], past: Past) -> Generator[NDArray[np.int64], None, None]:
+        """Feed ``input_ids`` int64 ``[rows, 1]``, and then what each step chose, yielding it: int64 ``[rows]``.
+
+        Of equal logits the lowest id is chosen. Steps may run ahead of the caller; to close the iterator forgets them.
+        At each yield ``past.lengths`` counts what was fed until the step whose ids are yielded. The caller may set the
+        length of a row back before asking for the next step: the row goes on from about there, and its further ids mean
+        nothing. The iterator ends when a row's context is full.
+
+        Raises:
+            GenerationError: logits are no numbers.
         """
         ...

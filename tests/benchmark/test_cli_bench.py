@@ -171,7 +171,8 @@ def test_keywords_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(invoke("bench", "out", *args, *more).stdout) == {"a": 1}
     assert invoke("bench", "out", "--json").exit_code == 0
     nothing = {"prompt": None, "past": None, "batch": None, "rounds": None, "quick": False, "threads": None,
-               "provider": "cpu", "kernels": "auto", "cache": None, "cache_dir": None, "path": Path("out")}  # fmt: skip
+               "provider": "auto", "kernels": "auto", "cache": None, "cache_dir": None,
+               "path": Path("out")}  # fmt: skip
     given = {"prompt": [1, 2], "batch": [3], "rounds": 4, "quick": True, "threads": 5, "cache": False,
              "cache_dir": Path("d"), "kernels": "onnxruntime"}  # fmt: skip
     assert asked == [{**nothing, **given}, nothing]

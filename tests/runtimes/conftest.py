@@ -1,4 +1,4 @@
-"""A bundle to spoil, and the cache of prepacked weights that was built for it."""
+"""A bundle to spoil, the cache of prepacked weights that was built for it, and a small bundle for CUDA."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import prepacked_loads
 import pytest
+import tiny
 
+import helium_onnx
 from helium_onnx.bundle import Bundle
 from helium_onnx.runtimes.prepacked import PrepackedCache
 
@@ -29,3 +31,10 @@ def cache_folder(copy: Path, tmp_path: Path, expected_tokens: tuple[int, ...]) -
     """The folder of a cache that was built for ``copy`` under ``tmp_path / "cache"``."""
     assert prepacked_loads.load(copy, tmp_path / "cache").token_ids == expected_tokens
     return PrepackedCache(Bundle.open(copy), tmp_path / "cache").folder
+
+
+@pytest.fixture(scope="session")
+def cuda_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny model under cuda-fp16, vocab_size 320, context 256. Tests only read it."""
+    folder = tmp_path_factory.mktemp("cuda")
+    return helium_onnx.export(tiny.write_checkpoint(folder / "in"), folder / "out", recipe="cuda-fp16")

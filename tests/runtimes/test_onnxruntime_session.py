@@ -278,8 +278,8 @@ def test_the_context_can_be_filled_to_its_last_slot(sample_bundle: Path) -> None
         ({"threads": 0}, UsageError, "1 to 1024"),
         ({"threads": -1}, UsageError, "1 to 1024"),
         ({"threads": 1025}, UsageError, "1025"),
-        ({"provider": "cpus"}, ProviderError, r"'cpus'\n.*one of cpu"),
-        ({"provider": ""}, ProviderError, "one of cpu"),
+        ({"provider": "cpus"}, ProviderError, r"'cpus'\n.*one of auto, cpu"),
+        ({"provider": ""}, ProviderError, "one of auto, cpu"),
     ],
 )
 def test_an_option_out_of_range(

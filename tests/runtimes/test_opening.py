@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import bundles
 import numpy as np
 import pytest
 import tiny
+from host_device import HostDevice
 
 import helium_onnx
 from helium_onnx import kernels
@@ -19,10 +21,11 @@ from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import GenerationError, IntegrityError, ProviderError, ResourceError, UsageError
 from helium_onnx.progress import ProgressEvent
 from helium_onnx.recipe import MatrixSettings, Quantization, Recipe
-from helium_onnx.runtimes import checked_files, native_session
+from helium_onnx.runtimes import checked_files, opening
+from helium_onnx.runtimes.cuda_session import CudaSession
 from helium_onnx.runtimes.native_session import NativeSession, can_run
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
-from helium_onnx.runtimes.opening import open_session
+from helium_onnx.runtimes.opening import open_session, runs_natively
 
 pytestmark = pytest.mark.usefixtures("native_kernels")
 FOUR = MatrixSettings(4, 32)
@@ -45,7 +48,7 @@ def bundle(exported: Path) -> Bundle:
 @pytest.fixture
 def remembering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat a small bundle as one whose digests are worth remembering."""
-    monkeypatch.setattr(native_session, "_REMEMBERED_FROM_BYTES", 1)
+    monkeypatch.setattr(checked_files, "REMEMBERED_FROM_BYTES", 1)
 
 
 # The choice
@@ -75,8 +78,6 @@ def test_native_kernels_that_cannot_be(
 ) -> None:
     with pytest.raises(UsageError, match=r"no such kernels\n.*'fast'\n.*auto, native, onnxruntime"):
         open_session(bundle, choice="fast")  # type: ignore[arg-type]
-    with pytest.raises(ProviderError, match=r"cannot run this\n.*execution provider cuda\n.*--provider cpu"):
-        open_session(bundle, provider="cuda", choice="native")
     with pytest.raises(ProviderError, match=r"a bundle without native graphs\n.*recipe cpu-int4"):
         open_session(Bundle.open(sample_bundle_fp32), choice="native")
     monkeypatch.setattr(kernels, "library", lambda: None)
@@ -85,6 +86,95 @@ def test_native_kernels_that_cannot_be(
     monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "libhelium_kernels.so")
     with pytest.raises(ProviderError, match=r"no libhelium_kernels\.so\n.*C\+\+ compiler.*kernels\.build"):
         open_session(bundle, choice="native")
+
+
+def test_a_bundle_runs_on_the_provider_that_it_is_for_and_on_no_other(bundle: Bundle, cuda_bundle: Bundle) -> None:
+    for provider in ("auto", "cpu"):
+        with contextlib.closing(open_session(bundle, provider=provider)) as session:
+            assert isinstance(session, NativeSession)
+    with pytest.raises(ProviderError) as caught:
+        open_session(bundle, provider="cuda")
+    assert str(caught.value) == (
+        f"{bundle.path} cannot run on the execution provider cuda\n"
+        "  found:    recipe r, which is for cpu\n"
+        "  expected: a recipe for cuda\n"
+        "  remedy:   export the checkpoint with --recipe cuda-fp16 or cuda-bf16 or cuda-int4, or leave --provider at "
+        "auto"
+    )
+    with pytest.raises(ProviderError, match=r"provider cpu\n.*cuda-fp16, which is for cuda\n[\s\S]*--recipe cpu-int4"):
+        open_session(cuda_bundle, provider="cpu")
+    for provider in ("gpu", "CUDA", ""):
+        with pytest.raises(ProviderError, match=f"no execution provider '{provider}'\n.*one of auto, cpu, cuda"):
+            open_session(cuda_bundle, provider=provider)
+
+
+def test_a_bundle_of_a_later_version_for_another_provider(cuda_bundle: Bundle) -> None:
+    recipe = {**cuda_bundle.manifest.recipe, "execution_provider": "qnn"}
+    later = dataclasses.replace(cuda_bundle, manifest=dataclasses.replace(cuda_bundle.manifest, recipe=recipe))
+    with pytest.raises(ProviderError, match=r"provider 'qnn'\n.*one of cpu, cuda.*\n.*upgrade"):
+        open_session(later)
+
+
+# On a GPU
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> list[HostDevice]:
+    """Host devices in place of GPUs; those that were opened."""
+    opened: list[HostDevice] = []
+
+    def make() -> HostDevice:
+        opened.append(HostDevice())
+        return opened[-1]
+
+    monkeypatch.setattr(opening, "CudaDevice", make)
+    return opened
+
+
+@pytest.mark.parametrize("provider", ["auto", "cuda"])
+def test_a_cuda_bundle_gets_a_cuda_session(cuda_bundle: Bundle, devices: list[HostDevice], provider: str) -> None:
+    with contextlib.closing(open_session(cuda_bundle, provider=provider, context_length=30)) as session:
+        assert isinstance(session, CudaSession)
+        assert session.context_length == 30
+        assert session.run("prefill", IDS, session.new_past(1)).shape == (1, 1, 320)
+    assert [device.closed for device in devices] == [True]
+    assert not runs_natively(cuda_bundle, provider=provider, choice="auto")
+    with pytest.raises(ProviderError, match=r"native kernels cannot run this\n.*there is no GPU"):
+        open_session(cuda_bundle, provider=provider, choice="native")
+    with pytest.raises(UsageError, match="no such kernels"):
+        open_session(cuda_bundle, choice="fast")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="1 to 1024"):
+        open_session(cuda_bundle, threads=0)
+
+
+def test_a_model_loads_and_generates_on_it(cuda_bundle: Bundle, devices: list[HostDevice]) -> None:
+    with helium_onnx.load(cuda_bundle.path) as model:
+        text = model.generate("Once upon a time", max_new_tokens=12, ignore_eos=True)
+        assert len(text[0].token_ids) == 12
+        assert devices[0].sessions["decode"].replays >= 11
+    assert devices[0].closed and not devices[0].held
+
+
+def test_without_a_gpu_it_is_an_error_and_no_run_on_the_cpu(
+    cuda_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ProviderError("there is no NVIDIA driver here", found="libcuda.so.1 is not found", remedy="install it")
+
+    monkeypatch.setattr(opening, "CudaDevice", missing)
+    for provider in ("auto", "cuda"):
+        with pytest.raises(ProviderError) as caught:
+            open_session(cuda_bundle, provider=provider)
+        assert str(caught.value) == (
+            "there is no NVIDIA driver here\n"
+            "  found:    libcuda.so.1 is not found\n"
+            "  expected: an NVIDIA GPU, which recipe cuda-fp16 is for\n"
+            "  remedy:   install it; for this machine's CPU, export the checkpoint with --recipe cpu-int4 (helium-onnx "
+            "doctor shows what runs here)"
+        )
+
+
+# Options
 
 
 def test_options_reach_the_session(bundle: Bundle) -> None:
