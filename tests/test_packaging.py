@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,9 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.name for path in (ROOT / "export").glob("*.toml"))
 
 LIBRARY = "helium_onnx/kernels/libhelium_kernels.so"
+DEVICE_LIBRARY = "helium_onnx/kernels/libhelium_device.so"
 SOURCES = ROOT / "helium_onnx" / "kernels" / "src"
+DEVICE_SOURCES = ROOT / "helium_onnx" / "kernels" / "device"
 PLATFORM = sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,8 +93,9 @@ def test_the_wheel_holds_the_package_and_the_recipes_and_no_tests(wheel: Path) -
         names = archive.namelist()
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
     assert wheel.name == f"helium_onnx-{__version__}-py3-none-{PLATFORM if compiler() else 'any'}.whl"
-    assert (LIBRARY in names) == (compiler() is not None)
+    assert (LIBRARY in names) == (DEVICE_LIBRARY in names) == (compiler() is not None)
     assert {path.relative_to(ROOT).as_posix() for path in SOURCES.iterdir()} <= set(names)  # to build it later
+    assert {path.relative_to(ROOT).as_posix() for path in DEVICE_SOURCES.iterdir()} <= set(names)  # for NVRTC
     assert {name.split("/")[0] for name in names} == {"helium_onnx", f"helium_onnx-{__version__}.dist-info"}
     assert (
         sorted(Path(name).name for name in names if name.startswith("helium_onnx/recipes/") and "toml" in name)
@@ -106,6 +110,11 @@ def test_the_wheel_holds_the_package_and_the_recipes_and_no_tests(wheel: Path) -
     assert {name for name in names if name.endswith(".py")} == modules
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert required and not any("torch" in line or "onnx-ir" in line for line in required)
+    assert not any("gpu" in line or "cuda" in line for line in required)
+    cuda = [line for line in metadata.splitlines() if line.endswith("extra == 'cuda'")]
+    assert sorted(re.split(r"[<>=\[]", line.removeprefix("Requires-Dist: "))[0] for line in cuda) == [
+        "cuda-bindings", "nvidia-cublas", "onnxruntime-gpu",
+    ]  # fmt: skip
 
 
 def test_the_sdist_holds_what_builds_and_tests_it(dist: Path) -> None:
@@ -146,7 +155,7 @@ def test_a_wheel_without_kernels(variables: dict[str, str], said: str, unpacked:
     (made,) = tmp_path.iterdir()
     assert made.name == f"helium_onnx-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(made) as archive:
-        assert LIBRARY not in archive.namelist()
+        assert not {LIBRARY, DEVICE_LIBRARY} & set(archive.namelist())
 
 
 def test_kernels_that_are_asked_for_and_cannot_be_built(unpacked: Path, tmp_path: Path) -> None:
@@ -201,6 +210,14 @@ def test_native_kernels(run: Run, bundle: Path) -> None:
     assert instructions in ("avx512-vnni", "avx2", "generic")
     with helium_onnx.load(bundle, kernels="native") as model:
         assert model.generate("Pour insérer un tableau", max_new_tokens=12)[0].text == text.rstrip("\n")
+
+
+def test_doctor_without_the_extra(run: Run) -> None:
+    """It needs no more than the runtime, and says what the extra would bring."""
+    report = json.loads(run("helium-onnx", "doctor", "--json").stdout)
+    assert report["can_run"]
+    assert report["onnxruntime_package"] == "onnxruntime"
+    assert sorted(f"{fit['recipe']}.toml" for fit in report["recipes"]) == RECIPES
 
 
 def test_the_sample_application(run: Run, bundle: Path) -> None:
