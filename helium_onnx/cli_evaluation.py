@@ -1,4 +1,4 @@
-"""The commands ``validate`` and ``compare``: what a bundle lost, beside its checkpoint."""
+"""The commands ``validate``, ``compare`` and ``overflow``: what a bundle lost, or would lose, beside its checkpoint."""
 
 from __future__ import annotations
 
@@ -135,6 +135,38 @@ def compare(
             max_new_tokens=max_new_tokens, progress=progress,
         )  # fmt: skip
     _show_fidelity(comparison, gates, html, as_json)
+
+
+def overflow(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Folder or Hub id of the model.", show_default=False)
+    ],
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Text to run it on, as JSON Lines.", show_default="a shipped text"),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(metavar="N", help="Tokens of it.", show_default="by the model's size")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell whether a checkpoint fits float16.
+
+    Its largest activations in each layer, in float32, beside the largest float16 number. Exit code 1 if one overflows:
+    cuda-bf16 is the recipe then, not cuda-fp16 or cuda-int4. Needs no GPU, but pip install 'helium-onnx[eval]'.
+    """
+    import helium_onnx
+
+    with interrupts(second="quits"), progress_display(quiet=quiet) as progress:
+        report = helium_onnx.overflow(checkpoint, text=text, tokens=tokens, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        with stdout_console() as console:
+            report.render(console)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 def _given(ctx: typer.Context) -> set[str]:

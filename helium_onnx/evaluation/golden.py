@@ -15,6 +15,7 @@ import numpy as np
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import UsageError
+from helium_onnx.evaluation.device import check_device
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.opening import open_session
@@ -133,7 +134,7 @@ class GoldenReport:
         console.print(f"greedy text: {self.equal_tokens} of {len(GREEDY_IDS)} tokens equal")
         verdict = "passed" if self.passed else "FAILED"
         if self.tolerance is None:
-            bar = "logits are finite; quantized weights differ by design"
+            bar = "logits are finite; quantized weights and half precision differ by design"
         else:
             bar = f"bar for this recipe: differences up to {self.tolerance:g} and equal tokens"
         console.print(Text(f"{verdict} ({bar})", style="green" if self.passed else "bold red"))
@@ -145,10 +146,12 @@ def validate_golden(path: str | os.PathLike[str], *, progress: ProgressCallback 
     Raises:
         UsageError: the bundle is of another model, or its tokenizer gives other ids for the prompt.
         BundleError, TokenizerError: it cannot be read.
+        ProviderError: it is for a GPU, and there is none that can be used.
     """
     report = progress or silent
     bundle = Bundle.open(path)
     check_config(bundle)
+    check_device(bundle)
     ids = tuple(load_tokenizer(bundle).encode(PROMPT))
     if ids != PROMPT_IDS:
         raise UsageError(

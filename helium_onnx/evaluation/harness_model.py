@@ -60,7 +60,7 @@ class HeliumOnnxLM(TemplateLM):  # type: ignore[misc]
         self,
         path: str | None = None,
         *,
-        provider: str = "cpu",
+        provider: str = "auto",
         max_length: int | None = None,
         max_gen_toks: int = 256,
         batch_size: int | str = 1,

@@ -25,6 +25,7 @@ from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import BundleError, ContextOverflowError, UsageError
 from helium_onnx.evaluation.bundle_weights import BundleWeights
+from helium_onnx.evaluation.device import check_device, device_name
 from helium_onnx.evaluation.fidelity import Scores, max_abs_by_position, score, summarize
 from helium_onnx.evaluation.greedy import PROMPT_TOKENS, Continuation, GreedyRow, continue_greedily, divergence, prompts
 from helium_onnx.evaluation.layers import TOKENS, WINDOWS, LayerRow, layer_errors
@@ -49,7 +50,7 @@ _BINS = np.arange(-16, 2.01, 0.25)
 
 @dataclass(frozen=True)
 class _Measured:
-    """What a bundle's session gave: scores of each window, its greedy texts, the threads that it ran with."""
+    """What a bundle's session gave: scores of each window, its greedy texts, its threads (0: on a GPU)."""
 
     windows: list[Scores]
     continuations: list[Continuation]
@@ -97,6 +98,7 @@ def compare(
         UsageError: no bundle, a number out of range, or a checkpoint or bundle of another model than the first bundle.
         ContextOverflowError: a window, or a prompt and its new tokens, do not fit the model's context.
         TextError: the file cannot be used.
+        ProviderError: a bundle is for a GPU, and there is none that can be used.
         BundleError, CheckpointError, TokenizerError: one of these cannot be read.
     """
     report = progress or silent
@@ -119,6 +121,7 @@ def compare(
     checkpoint = Checkpoint.open(resolve_checkpoint(against))
     for bundle in bundles:
         _check_same_model(bundle, bundles[0], config)
+        check_device(bundle)
     _check_checkpoint(checkpoint, config)
     warnings = [other_checkpoint(bundle, checkpoint, report) for bundle in bundles]
 
@@ -145,7 +148,7 @@ def compare(
             prompt_tokens=PROMPT_TOKENS,
             max_new_tokens=max_new_tokens,
             threads=measured[index].threads,
-            machine=_machine(),
+            machine="; ".join(filter(None, [device_name(bundle), _machine()])),
             versions={
                 "helium-onnx": __version__,
                 **{package.__name__: package.__version__ for package in (ort, torch, np)},
@@ -181,7 +184,7 @@ def _measure(
         )
     finally:
         session.close()
-    return _Measured(scores, continuations, session.threads)
+    return _Measured(scores, continuations, getattr(session, "threads", 0))
 
 
 def score_windows(

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the figures depend on. ``against`` and ``text`` are as they were given; ``tokens`` counts ``<s>`` too."""
+    """What the figures depend on. ``against`` and ``text`` are as they were given; ``tokens`` counts ``<s>`` too.
+
+    ``threads`` are those of the bundle's session, 0 where it ran on a GPU, which ``machine`` then names first.
+    """
 
     against: str
     text: str

@@ -74,11 +74,16 @@ def figure4(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) and value < 1e6 else figure(value)
 
 
+def threads(c: Conditions) -> str:
+    """``2 threads on ``, before the machine; nothing where the bundle ran on a GPU."""
+    return f"{c.threads} threads on " if c.threads else ""
+
+
 def conditions(c: Conditions) -> str:
     """Where the figures are from, in one sentence."""
     return (
         f"{c.windows} windows of at most {c.max_tokens} tokens ({c.tokens:,} in all, <s> in each) of {c.text}; "
-        f"reference: {c.against} in PyTorch, float32; {c.threads} threads on {c.machine}; "
+        f"reference: {c.against} in PyTorch, float32; {threads(c)}{c.machine}; "
         + ", ".join(f"{name} {version}" for name, version in c.versions.items())
     )
 
