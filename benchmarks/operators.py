@@ -178,6 +178,7 @@ def measure(bundle: Bundle, rounds: int) -> dict[str, Any]:
     def load(kernels: KernelChoice) -> Measured:
         session = open_session(bundle, choice=kernels, threads=threads, context_length=context, cache=False)
         stack.callback(session.close)
+        assert isinstance(session, (NativeSession, OnnxRuntimeSession)), "a bundle for the CPU is compared"
         session.wait()
         return Measured(session)
 

@@ -2,6 +2,7 @@
 
     python benchmarks/random_checkpoint.py OUT                    # 2.17 B parameters, bf16, 4.3 GB, about a minute
     python benchmarks/random_checkpoint.py OUT --layers 2         # full widths, two layers
+    python benchmarks/random_checkpoint.py OUT --device cuda      # in some seconds; other values than the CPU's
 
 Values are normal with the standard deviation of an untrained Helium (0.02), from a fixed seed. The tokenizer is the
 sample's, filled up with pieces that no text contains.
@@ -64,7 +65,7 @@ def shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
     return named | {"model.norm.weight": (h,), "lm_head.weight": (v, h)}
 
 
-def write_weights(path: Path, config: dict[str, object], seed: int, std: float) -> None:
+def write_weights(path: Path, config: dict[str, object], seed: int, std: float, device: str = "cpu") -> None:
     """A safetensors file, written tensor by tensor: header length, JSON header, data."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -74,16 +75,17 @@ def write_weights(path: Path, config: dict[str, object], seed: int, std: float) 
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    step = 1024 if device == "cpu" else 16384  # rows
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes(config).items():
             rows = shape[0]
-            for start in range(0, rows, 1024):
-                part = (min(1024, rows - start), *shape[1:])
-                values = torch.empty(part).normal_(0, std, generator=generator)
+            for start in range(0, rows, step):
+                part = (min(step, rows - start), *shape[1:])
+                values = torch.empty(part, device=device).normal_(0, std, generator=generator)
                 values = values + 1 if "norm" in name else values
-                file.write(values.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+                file.write(values.to(torch.bfloat16).view(torch.int16).cpu().numpy().data)
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
@@ -102,12 +104,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--std", type=float, default=0.02)
+    parser.add_argument("--device", default="cpu", help="where values are drawn: cpu, cuda")
     args = parser.parse_args()
     config: dict[str, object] = {**PREVIEW_2B, "num_hidden_layers": args.layers}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_tokenizer(args.out, size(config, "vocab_size"))
-    write_weights(args.out / "model.safetensors", config, args.seed, args.std)
+    write_weights(args.out / "model.safetensors", config, args.seed, args.std, args.device)
 
 
 if __name__ == "__main__":

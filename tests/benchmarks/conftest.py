@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-for folder in (BENCHMARKS, BENCHMARKS / "converters", BENCHMARKS / "workers"):
+for folder in (BENCHMARKS, BENCHMARKS / "converters", BENCHMARKS / "workers", BENCHMARKS / "cuda_workers"):
     sys.path.append(str(folder))

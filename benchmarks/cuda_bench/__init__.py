@@ -1,0 +1,1 @@
+"""The parts of benchmarks/cuda_run.py: what is counted, who is measured, how processes take turns."""
