@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from helium_onnx.benchmark.report import BenchReport
     from helium_onnx.bundle import Bundle
+    from helium_onnx.diagnosis.report import DoctorReport
     from helium_onnx.evaluation.gates import Gates
     from helium_onnx.evaluation.golden import GoldenReport
+    from helium_onnx.evaluation.overflow import OverflowReport
     from helium_onnx.evaluation.parity import ParityReport
     from helium_onnx.evaluation.report import FidelityComparison, FidelityReport
     from helium_onnx.generation.model import LanguageModel
@@ -39,6 +41,7 @@ __all__ = [
     "BenchReport",
     "Bundle",
     "Check",
+    "DoctorReport",
     "FidelityComparison",
     "FidelityReport",
     "Gates",
@@ -46,17 +49,20 @@ __all__ = [
     "GoldenReport",
     "HeliumOnnxError",
     "LanguageModel",
+    "OverflowReport",
     "ParityReport",
     "ProgressEvent",
     "Recipe",
     "__version__",
     "bench",
     "compare",
+    "doctor",
     "errors",
     "export",
     "inspect",
     "list_recipes",
     "load",
+    "overflow",
     "validate",
     "verify",
 ]
@@ -67,12 +73,14 @@ _TYPES = {
     "BenchReport": "helium_onnx.benchmark.report",
     "Bundle": "helium_onnx.bundle",
     "Check": "helium_onnx.verification",
+    "DoctorReport": "helium_onnx.diagnosis.report",
     "FidelityComparison": "helium_onnx.evaluation.report",
     "FidelityReport": "helium_onnx.evaluation.report",
     "Gates": "helium_onnx.evaluation.gates",
     "GenerationResult": "helium_onnx.generation.result",
     "GoldenReport": "helium_onnx.evaluation.golden",
     "LanguageModel": "helium_onnx.generation.model",
+    "OverflowReport": "helium_onnx.evaluation.overflow",
     "ParityReport": "helium_onnx.evaluation.parity",
     "ProgressEvent": "helium_onnx.progress",
     "Recipe": "helium_onnx.recipe",
@@ -138,7 +146,7 @@ def export(
 def load(
     path: str | os.PathLike[str],
     *,
-    provider: str = "cpu",
+    provider: str = "auto",
     context_length: int | None = None,
     threads: int | None = None,
     kernels: Literal["auto", "native", "onnxruntime"] = "auto",
@@ -151,6 +159,8 @@ def load(
 ) -> LanguageModel:
     """Load a bundle for generation. Needs no torch.
 
+    ``provider`` is the execution provider that the bundle was exported for, ``cpu`` or ``cuda`` (which needs
+    ``helium-onnx[cuda]``), or ``auto`` for either; it is never another one than that.
     ``context_length`` bounds prompt and new tokens, and so the memory of keys and values (default: the model's).
     ``threads`` defaults to the physical cores that this process may use. ``cache`` keeps weights prepacked for this
     machine (default: where it pays, from 64 MB), under ``cache_dir`` (default: ``~/.cache/helium-onnx``).
@@ -300,6 +310,23 @@ def compare(
     )
 
 
+def overflow(
+    checkpoint: str | os.PathLike[str],
+    *,
+    text: str | os.PathLike[str] | None = None,
+    tokens: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> OverflowReport:
+    """Look at a checkpoint's largest activations, layer by layer: does it fit float16? Needs ``helium-onnx[eval]``.
+
+    The model runs in float32 over ``tokens`` tokens (default: by its size, 2,048 for 2 B parameters) of ``text``, a
+    file of JSON Lines (default: the shipped calibration text). A verdict other than ``safe`` asks for cuda-bf16.
+    """
+    with _needs("eval", "torch", "onnx", "onnx_ir", "onnxscript", "safetensors"):
+        from helium_onnx.evaluation import overflow as check
+    return check.overflow(checkpoint, text=text, tokens=tokens, progress=progress)
+
+
 def bench(
     path: str | os.PathLike[str],
     *,
@@ -309,7 +336,7 @@ def bench(
     rounds: int | None = None,
     quick: bool = False,
     threads: int | None = None,
-    provider: str = "cpu",
+    provider: str = "auto",
     kernels: Literal["auto", "native", "onnxruntime"] = "auto",
     cache: bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -339,6 +366,18 @@ def bench(
         cache_dir=cache_dir,
         progress=progress,
     )
+
+
+def doctor(path: str | os.PathLike[str] | None = None) -> DoctorReport:
+    """Look at this machine: what can run on it, and what is missing, with the remedy for each.
+
+    Processor and memory, ONNX Runtime and its providers, NVIDIA's driver, GPUs and libraries, and for each shipped
+    recipe whether the 2 B model fits; with ``path``, whether that bundle does. Raises nothing: what is broken is in
+    the report.
+    """
+    from helium_onnx import diagnosis
+
+    return diagnosis.doctor(path)
 
 
 def list_recipes() -> tuple[Recipe, ...]:

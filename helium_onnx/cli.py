@@ -16,7 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from helium_onnx.cli_bench import bench
-from helium_onnx.cli_evaluation import compare, validate
+from helium_onnx.cli_doctor import doctor
+from helium_onnx.cli_evaluation import compare, overflow, validate
 from helium_onnx.cli_generate import generate
 from helium_onnx.cli_options import Json, Out, Quiet
 from helium_onnx.interrupts import interrupts
@@ -219,7 +220,9 @@ def verify(out: Out, as_json: Json = False, quiet: Quiet = False) -> None:
 
 app.command()(validate)
 app.command()(compare)
+app.command()(overflow)
 app.command()(bench)
+app.command()(doctor)
 
 
 def _precision(recipe: Recipe) -> str:
