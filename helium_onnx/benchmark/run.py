@@ -44,7 +44,14 @@ def bench(
         raise UsageError("the number of threads is out of range", found=threads, expected="1 to 1024")
     bundle = Bundle.open(path)
     row = bundle_provider(bundle, provider)
-    provider, host = row.name, row is CPU  # what is measured here is the host
+    if row is not CPU:
+        raise UsageError(
+            "bench measures what runs on the CPU",
+            found=f"a bundle for {row.name}",
+            expected="a bundle of a cpu- recipe",
+            remedy="benchmarks/cuda_run.py in the repository measures a GPU",
+        )
+    provider = row.name
     if bundle.task != "text-generation":
         raise BundleError(f"{bundle.path} does not generate text", found=bundle.task, expected="text-generation")
     used = default_threads() if threads is None else threads
@@ -61,7 +68,7 @@ def bench(
 
     repeats = 2 if quick else machine.REPEATS
     report(ProgressEvent("machine", "read bandwidth and arithmetic of this machine"))
-    limits = machine.measure(used, repeats) if host else None
+    limits = machine.measure(used, repeats)
     options = {
         "provider": provider,
         "threads": used,
@@ -82,9 +89,8 @@ def bench(
         samples, without_memory = measure_rounds(
             model.session, cases, rounds=asked.rounds, steps=asked.steps, progress=report
         )
-    if limits is not None:
-        report(ProgressEvent("machine", "once more: the best of both counts"))
-        limits = limits.and_also(machine.measure(used, repeats))
+    report(ProgressEvent("machine", "once more: the best of both counts"))
+    limits = limits.and_also(machine.measure(used, repeats))
 
     prefill, decode = _results(samples, traffic, limits, asked.steps)
     return BenchReport(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from command_line import assert_plain, invoke, on_terminal, start
 
 import helium_onnx
@@ -151,6 +152,14 @@ def test_no_bundle(tmp_path: Path, sample_checkpoint: Path) -> None:
         result = invoke("bench", path)
         assert (result.exit_code, result.stdout) == (1, "")
         assert words in result.stderr
+
+
+def test_a_bundle_for_a_gpu(tmp_path: Path) -> None:
+    helium_onnx.export(tiny.write_checkpoint(tmp_path / "in"), tmp_path / "out", recipe="cuda-fp16")
+    result = invoke("bench", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "found:    a bundle for cuda" in result.stderr
+    assert "benchmarks/cuda_run.py" in result.stderr
 
 
 def test_keywords_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
