@@ -37,8 +37,10 @@ def compiler() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def build(target: Path = LIBRARY, sources: Path = SOURCES) -> None:
+def build(target: Path = LIBRARY, sources: Path | None = None) -> None:
     """Compile ``sources/*.cpp`` into ``target``, in place of an older one only when all went well.
+
+    ``sources`` defaults to the folder of the CPU kernels.
 
     Raises:
         FileNotFoundError: there is no C++ compiler.
@@ -52,7 +54,7 @@ def build(target: Path = LIBRARY, sources: Path = SOURCES) -> None:
         folder = Path(name)
         running = []
         # The linker takes the first of an inline function's copies, and that one must run on any processor.
-        files = sorted(sources.glob("*.cpp"), key=lambda source: (source.name in special, source.name))
+        files = sorted((sources or SOURCES).glob("*.cpp"), key=lambda source: (source.name in special, source.name))
         for source in files:
             command = [cxx, *_FLAGS, *special.get(source.name, ()), "-c", str(source), "-o", str(folder / source.stem)]
             running.append((command, subprocess.Popen(command)))
