@@ -20,18 +20,14 @@
 #include <mutex>
 #include <vector>
 
-#include "../src/ort_abi.h"
+#include "../src/ort_operator.h"
 #include "arguments.h"
 #include "driver.h"
 
 namespace helium {
 namespace {
 
-using ort::Calls;
-using ort::Status;
-
-#define RETURN_IF_ERROR(call) \
-    if (Status status_ = (call)) return status_
+constexpr const char* kCuda = "CUDAExecutionProvider";
 
 // The device whose kernels were loaded: one a process.
 struct Device {
@@ -97,38 +93,10 @@ struct Workspace {
     }
 };
 
-struct Tensor {
-    char* data = nullptr;
-    int64_t dims[4] = {1, 1, 1, 1};
-    size_t rank = 0;
-    int type = 0;
-};
-
-Status read_input(const Calls& ort, const ort::Context* context, size_t i, Tensor* out) {
-    const ort::Value* value = nullptr;
-    void* info = nullptr;
-    RETURN_IF_ERROR(ort.input(context, i, &value));
-    RETURN_IF_ERROR(ort.data(value, (void**)&out->data));
-    RETURN_IF_ERROR(ort.type_and_shape(value, &info));
-    Status status = ort.element_type(info, &out->type);
-    if (!status) status = ort.rank(info, &out->rank);
-    if (!status && out->rank > 4) status = failed(ort, "a tensor of more than 4 dimensions");
-    if (!status) status = ort.dims(info, out->dims, out->rank);
-    ort.release_type_and_shape(info);
-    return status;
-}
-
 Status write_output(const Calls& ort, ort::Context* context, size_t i, std::initializer_list<int64_t> dims, void** out) {
     ort::Value* value = nullptr;
     RETURN_IF_ERROR(ort.output(context, i, dims.begin(), dims.size(), &value));
     return ort.data(value, out);
-}
-
-Status list(const Calls& ort, const void* info, const char* name, std::vector<int64_t>* out) {
-    size_t n = 0;
-    RETURN_IF_ERROR(ort.attributes(info, name, nullptr, &n));
-    out->resize(n);
-    return ort.attributes(info, name, out->data(), &n);
 }
 
 Status type_name(const Calls& ort, const Tensor& tensor, const char** out) {
@@ -171,7 +139,7 @@ struct Matrix {
 };
 
 struct Linear {
-    static constexpr const char* kName = "DeviceLinear";
+    static constexpr const char *kName = "DeviceLinear", *kProvider = kCuda;
     static constexpr size_t kInputs = 2, kOutputs = 1;
     static int input_type(size_t i) { return i == 0 ? ort::kFloat : ort::kUndefined; }
     static int output_type(size_t) { return ort::kFloat; }
@@ -280,7 +248,7 @@ struct Linear {
 };
 
 struct Embedding {
-    static constexpr const char* kName = "DeviceEmbedding";
+    static constexpr const char *kName = "DeviceEmbedding", *kProvider = kCuda;
     static constexpr size_t kInputs = 2, kOutputs = 1;
     static int input_type(size_t i) { return i == 0 ? ort::kInt64 : ort::kUndefined; }
     static int output_type(size_t) { return ort::kFloat; }
@@ -323,12 +291,12 @@ struct Embedding {
 
 template <bool brain>
 struct Attention {
-    static constexpr const char* kName = "DeviceAttention";
+    static constexpr const char *kName = "DeviceAttention", *kProvider = kCuda;
     static constexpr size_t kInputs = 6, kOutputs = 3;
     static constexpr int kType = brain ? ort::kBFloat16 : ort::kFloat16;
     static int input_type(size_t i) { return i == 0 ? ort::kFloat : i == 3 ? ort::kInt32 : kType; }
     static int output_type(size_t i) { return i == 0 ? ort::kFloat : kType; }
-    static constexpr size_t kVariadic = ~(size_t)0;
+    static constexpr size_t kVariadic = kNone;
 
     Calls ort;
     int64_t heads = 0, kv_heads = 0, size = 0, interleaved = 0;
@@ -371,12 +339,12 @@ struct Attention {
 };
 
 struct ArgMax {
-    static constexpr const char* kName = "DeviceArgMax";
+    static constexpr const char *kName = "DeviceArgMax", *kProvider = kCuda;
     static constexpr size_t kInputs = 1, kOutputs = 1;
     static constexpr unsigned kBlocks = 64;
     static int input_type(size_t) { return ort::kFloat; }
     static int output_type(size_t) { return ort::kInt64; }
-    static constexpr size_t kVariadic = ~(size_t)0;
+    static constexpr size_t kVariadic = kNone;
 
     Calls ort;
     mutable Workspace parts, arrived;
@@ -400,38 +368,6 @@ struct ArgMax {
     }
 };
 
-// ONNX Runtime's table for one operator.
-template <class Operator>
-struct Registration : ort::CustomOp {
-    Registration() : ort::CustomOp{} {
-        version = ort::kApiVersion;
-        name = [](const ort::CustomOp*) { return Operator::kName; };
-        provider = [](const ort::CustomOp*) -> const char* { return "CUDAExecutionProvider"; };
-        input_count = [](const ort::CustomOp*) { return Operator::kInputs; };
-        output_count = [](const ort::CustomOp*) { return Operator::kOutputs; };
-        input_type = [](const ort::CustomOp*, size_t i) -> int { return Operator::input_type(i); };
-        output_type = [](const ort::CustomOp*, size_t i) -> int { return Operator::output_type(i); };
-        input_characteristic = [](const ort::CustomOp*, size_t i) -> int { return i == Operator::kVariadic ? ort::kVariadic : ort::kRequired; };
-        output_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
-        input_memory = [](const ort::CustomOp*, size_t) { return 0; };
-        variadic_input_minimum = [](const ort::CustomOp*) { return 1; };
-        variadic_input_homogeneous = [](const ort::CustomOp*) { return 0; };
-        variadic_output_minimum = [](const ort::CustomOp*) { return 1; };
-        variadic_output_homogeneous = [](const ort::CustomOp*) { return 1; };
-        start_version = [](const ort::CustomOp*) { return 1; };
-        end_version = [](const ort::CustomOp*) { return 1 << 30; };
-        create_kernel_2 = [](const ort::CustomOp*, const ort::Api* api, const void* info, void** kernel) -> Status {
-            auto made = std::make_unique<Operator>();
-            made->ort = Calls{api};
-            RETURN_IF_ERROR(made->init(info));
-            *kernel = made.release();
-            return nullptr;
-        };
-        compute_2 = [](void* kernel, ort::Context* context) { return ((const Operator*)kernel)->compute(context); };
-        destroy = [](void* kernel) { delete (Operator*)kernel; };
-    }
-};
-
 }  // namespace
 }  // namespace helium
 
@@ -448,14 +384,7 @@ HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* b
     static const Registration<Attention<true>> attention_bfloat;
     static const Registration<ArgMax> argmax;
     const Calls ort{base->get_api(ort::kApiVersion)};
-    static void* domain = nullptr;  // one for all sessions: it must outlive them
-    if (!domain) {
-        RETURN_IF_ERROR(ort.create_domain("helium_onnx.kernels", &domain));
-        for (const ort::CustomOp* op : {(const ort::CustomOp*)&linear, (const ort::CustomOp*)&embedding, (const ort::CustomOp*)&attention_half,
-                                        (const ort::CustomOp*)&attention_bfloat, (const ort::CustomOp*)&argmax})
-            RETURN_IF_ERROR(ort.add_operator(domain, op));
-    }
-    return ort.add_domain(options, domain);
+    return register_operators(ort, options, {&linear, &embedding, &attention_half, &attention_bfloat, &argmax});
 }
 
 // Make the kernels of `image` (a CUDA binary for the device) known to the operators. `processors`: multiprocessors;

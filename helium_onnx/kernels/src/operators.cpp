@@ -21,7 +21,7 @@
 
 #include "half.h"
 #include "kernels.h"
-#include "ort_abi.h"
+#include "ort_operator.h"
 
 namespace helium {
 
@@ -37,12 +37,6 @@ const Kernels* best_kernels() {
 namespace {
 
 const Kernels* g_kernels = best_kernels();
-
-using ort::Calls;
-using ort::Status;
-
-#define RETURN_IF_ERROR(call) \
-    if (Status status_ = (call)) return status_
 
 // Memory of the calling thread that is kept from call to call.
 struct Buffer {
@@ -74,31 +68,6 @@ struct Pieces {
 };
 thread_local Pieces t_pieces;
 
-struct Tensor {
-    char* data = nullptr;
-    int64_t dims[4] = {1, 1, 1, 1};
-    size_t rank = 0;
-    int type = 0;
-};
-
-Status read(const Calls& ort, const ort::Value* value, Tensor* out) {
-    void* info = nullptr;
-    RETURN_IF_ERROR(ort.data(value, (void**)&out->data));
-    RETURN_IF_ERROR(ort.type_and_shape(value, &info));
-    Status status = ort.element_type(info, &out->type);
-    if (!status) status = ort.rank(info, &out->rank);
-    if (!status && out->rank > 4) status = ort.error(ort::kInvalidArgument, "a tensor of more than 4 dimensions");
-    if (!status) status = ort.dims(info, out->dims, out->rank);
-    ort.release_type_and_shape(info);
-    return status;
-}
-
-Status read_input(const Calls& ort, const ort::Context* context, size_t i, Tensor* out) {
-    const ort::Value* value = nullptr;
-    RETURN_IF_ERROR(ort.input(context, i, &value));
-    return read(ort, value, out);
-}
-
 Status data_of(const Calls& ort, const ort::Context* context, size_t i, void** out) {
     const ort::Value* value = nullptr;
     RETURN_IF_ERROR(ort.input(context, i, &value));
@@ -115,8 +84,10 @@ Status parallel(const Calls& ort, const ort::Context* context, int64_t total, co
 }
 
 struct QuantizedLinear {
-    static constexpr const char* kName = "QuantizedLinear";
-    static constexpr size_t kInputs = 2, kOutputs = 1;
+    static constexpr const char *kName = "QuantizedLinear", *kProvider = nullptr;
+    static constexpr size_t kInputs = 2, kOutputs = 1, kVariadic = 1;
+    static int input_type(size_t i) { return i == 0 ? ort::kFloat : ort::kUndefined; }
+    static int output_type(size_t) { return ort::kFloat; }
 
     Calls ort;
     int64_t columns = 0, gated = 0, last = 0;
@@ -124,21 +95,14 @@ struct QuantizedLinear {
     // Of the weights, which are constants and checked once: bit i is set where matrix i has scales in float16.
     mutable std::atomic<int64_t> half_scales{-1};
 
-    Status list(const void* info, const char* name, std::vector<int64_t>& out) {
-        size_t n = 0;
-        RETURN_IF_ERROR(ort.attributes(info, name, nullptr, &n));
-        out.resize(n);
-        return ort.attributes(info, name, out.data(), &n);
-    }
-
     Status init(const void* info) {
         RETURN_IF_ERROR(ort.attribute(info, "columns", &columns));
         RETURN_IF_ERROR(ort.attribute(info, "gated", &gated));
         RETURN_IF_ERROR(ort.attribute(info, "last", &last));
-        RETURN_IF_ERROR(list(info, "rows", rows));
-        RETURN_IF_ERROR(list(info, "bits", bits));
-        RETURN_IF_ERROR(list(info, "block_size", block_size));
-        RETURN_IF_ERROR(list(info, "has_zeros", has_zeros));
+        RETURN_IF_ERROR(list(ort, info, "rows", &rows));
+        RETURN_IF_ERROR(list(ort, info, "bits", &bits));
+        RETURN_IF_ERROR(list(ort, info, "block_size", &block_size));
+        RETURN_IF_ERROR(list(ort, info, "has_zeros", &has_zeros));
         if (rows.size() > 62) return ort.error(ort::kInvalidArgument, "QuantizedLinear: more than 62 matrices");
         if (columns < 1 || bits.size() != rows.size() || block_size.size() != rows.size() || has_zeros.size() != rows.size())
             return ort.error(ort::kInvalidArgument, "QuantizedLinear: the attributes' lists differ in length");
@@ -274,8 +238,13 @@ struct QuantizedLinear {
 
 template <bool kHalf>
 struct CausalAttention {
-    static constexpr const char* kName = kHalf ? "CausalAttentionFloat16" : "CausalAttention";
-    static constexpr size_t kInputs = 6, kOutputs = 3;
+    static constexpr const char *kName = kHalf ? "CausalAttentionFloat16" : "CausalAttention", *kProvider = nullptr;
+    static constexpr size_t kInputs = 6, kOutputs = 3, kVariadic = kNone;
+    static int input_type(size_t i) {
+        if (i == 3) return ort::kInt64;
+        return i > 3 ? ort::kUndefined : output_type(i);  // tables: float32 or float16
+    }
+    static int output_type(size_t i) { return i > 0 && kHalf ? ort::kFloat16 : ort::kFloat; }
 
     Calls ort;
     int64_t heads = 0, groups = 0, size = 0, interleaved = 0;
@@ -386,49 +355,6 @@ struct CausalAttention {
     }
 };
 
-// ONNX Runtime's table for one operator.
-template <class Operator>
-struct Registration : ort::CustomOp {
-    static constexpr bool kVariadic = std::string_view(Operator::kName) == "QuantizedLinear";
-
-    Registration() : ort::CustomOp{} {
-        version = ort::kApiVersion;
-        name = [](const ort::CustomOp*) { return Operator::kName; };
-        provider = [](const ort::CustomOp*) -> const char* { return nullptr; };
-        input_count = [](const ort::CustomOp*) { return Operator::kInputs; };
-        output_count = [](const ort::CustomOp*) { return Operator::kOutputs; };
-        input_type = [](const ort::CustomOp*, size_t i) -> int {
-            if (kVariadic) return i == 0 ? ort::kFloat : ort::kUndefined;
-            if (i == 3) return ort::kInt64;
-            if (i > 3) return ort::kUndefined;  // float32 or float16
-            return i > 0 && std::string_view(Operator::kName) == "CausalAttentionFloat16" ? ort::kFloat16 : ort::kFloat;
-        };
-        output_type = [](const ort::CustomOp*, size_t i) -> int {
-            return i > 0 && std::string_view(Operator::kName) == "CausalAttentionFloat16" ? ort::kFloat16 : ort::kFloat;
-        };
-        input_characteristic = [](const ort::CustomOp*, size_t i) -> int {
-            return kVariadic && i == 1 ? ort::kVariadic : ort::kRequired;
-        };
-        output_characteristic = [](const ort::CustomOp*, size_t) -> int { return ort::kRequired; };
-        input_memory = [](const ort::CustomOp*, size_t) { return 0; };
-        variadic_input_minimum = [](const ort::CustomOp*) { return 1; };
-        variadic_input_homogeneous = [](const ort::CustomOp*) { return 0; };
-        variadic_output_minimum = [](const ort::CustomOp*) { return 1; };
-        variadic_output_homogeneous = [](const ort::CustomOp*) { return 1; };
-        start_version = [](const ort::CustomOp*) { return 1; };
-        end_version = [](const ort::CustomOp*) { return 1 << 30; };
-        create_kernel_2 = [](const ort::CustomOp*, const ort::Api* api, const void* info, void** kernel) -> Status {
-            auto made = std::make_unique<Operator>();
-            made->ort = Calls{api};
-            RETURN_IF_ERROR(made->init(info));
-            *kernel = made.release();
-            return nullptr;
-        };
-        compute_2 = [](void* kernel, ort::Context* context) { return ((const Operator*)kernel)->compute(context); };
-        destroy = [](void* kernel) { delete (Operator*)kernel; };
-    }
-};
-
 }  // namespace
 }  // namespace helium
 
@@ -443,13 +369,7 @@ HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* b
     static const Registration<CausalAttention<false>> attention;
     static const Registration<CausalAttention<true>> attention_half;
     const Calls ort{base->get_api(ort::kApiVersion)};
-    static void* domain = nullptr;  // one for all sessions: it must outlive them
-    if (!domain) {
-        RETURN_IF_ERROR(ort.create_domain("helium_onnx.kernels", &domain));
-        for (const ort::CustomOp* op : {(const ort::CustomOp*)&linear, (const ort::CustomOp*)&attention, (const ort::CustomOp*)&attention_half})
-            RETURN_IF_ERROR(ort.add_operator(domain, op));
-    }
-    return ort.add_domain(options, domain);
+    return register_operators(ort, options, {&linear, &attention, &attention_half});
 }
 
 HELIUM_EXPORT const char* helium_kernels_name() { return helium::g_kernels->name; }
