@@ -19,6 +19,19 @@ from helium_onnx.errors import ConfigError
 
 MAX_PARAMETERS = 100_000_000_000
 
+#: config.json of kyutai/helium-1-preview-2b, as far as it tells the model from any other.
+PREVIEW_2B: Mapping[str, object] = {
+    "model_type": "helium",
+    "vocab_size": 48000,
+    "hidden_size": 2560,
+    "intermediate_size": 7040,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 20,
+    "head_dim": 128,
+    "rope_theta": 100_000.0,
+}
+
 #: A config is about 1 KB; what is larger than this is some other file.
 _MAX_BYTES = 1 << 20
 

@@ -24,9 +24,9 @@ from helium_onnx.errors import BundleError, HeliumOnnxError, IntegrityError
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.manifest import MANIFEST_FILE, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent
+from helium_onnx.runtimes.graph_loading import AGAIN
 from helium_onnx.runtimes.native_session import NativeSession
 from helium_onnx.verification_runs import (
-    AGAIN,
     check_record,
     check_signature,
     provider_of,

@@ -16,10 +16,9 @@ from helium_onnx.contract import Direction, Graph, NativeGraph
 from helium_onnx.errors import BundleError, IntegrityError, ResourceError
 from helium_onnx.graph_signature import signature
 from helium_onnx.manifest import Manifest
-from helium_onnx.runtimes.graph_loading import check_contract, session_options
+from helium_onnx.runtimes.graph_loading import AGAIN, check_contract, check_specs, session_options
 from helium_onnx.runtimes.providers import default_threads, execution_provider
 
-AGAIN = "copy or download the bundle again, or export it anew"
 _DIRECTIONS: tuple[Direction, Direction] = ("input", "output")
 
 
@@ -94,14 +93,8 @@ def check_record(manifest: Manifest, graph: Graph | NativeGraph, config: HeliumC
         wanted = contract.tensors(
             graph, direction, config, compute=compute, cache=cache, execution_provider=provider_of(manifest)
         )
-        for have, want in zip([*map(str, specs), "nothing"], [*map(str, wanted), "nothing"], strict=False):
-            if have != want:
-                raise IntegrityError(
-                    f"the {direction}s that the manifest lists for {record.file} are not those of the contract",
-                    found=have,
-                    expected=want,
-                    remedy=AGAIN,
-                )
+        problem = f"the {direction}s that the manifest lists for {record.file} are not those of the contract"
+        check_specs(specs, wanted, problem)
 
 
 def check_signature(bundle: Bundle, graph: Graph | NativeGraph) -> None:
@@ -111,14 +104,7 @@ def check_signature(bundle: Bundle, graph: Graph | NativeGraph) -> None:
     """
     record, path = bundle.manifest.graphs[graph], bundle.graph_path(graph)
     for direction, have, want in zip(_DIRECTIONS, signature(path), (record.inputs, record.outputs), strict=True):
-        for found, expected in zip([*map(str, have), "nothing"], [*map(str, want), "nothing"], strict=False):
-            if found != expected:
-                raise IntegrityError(
-                    f"the {direction}s of {path.name} are not those of the manifest",
-                    found=found,
-                    expected=expected,
-                    remedy=AGAIN,
-                )
+        check_specs(have, want, f"the {direction}s of {path.name} are not those of the manifest")
 
 
 def _load(path: Path, bundle: Bundle) -> ort.InferenceSession:

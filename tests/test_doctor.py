@@ -50,7 +50,7 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     ) -> DoctorReport:
         report = cuda or CudaReport((13, 0), "580.82.07", (H200,))
         libraries = tuple(library for library in cuda_libraries.LIBRARIES if library.name in missing)
-        ours = types.SimpleNamespace(reason=lambda: kernels_reason)
+        ours = types.SimpleNamespace(reason=lambda: kernels_reason, OLDEST_CAPABILITY=(8, 0))
         monkeypatch.setattr(cuda_probe, "probe", lambda: report)
         monkeypatch.setattr(cuda_libraries, "installed", lambda: gpu_package)
         monkeypatch.setattr(cuda_libraries, "onnxruntime_problem", lambda: problem)

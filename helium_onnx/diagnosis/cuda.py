@@ -8,8 +8,6 @@ from helium_onnx.runtimes import cuda_libraries, cuda_probe
 from helium_onnx.runtimes.cuda_probe import MINIMUM_COMPUTE_CAPABILITY, CudaReport, DeviceInfo
 
 PART = "CUDA"
-#: The oldest GPU that our kernels are compiled for (helium_onnx/kernels/cuda.py).
-_KERNELS_CAPABILITY = (8, 0)
 
 
 def look(findings: list[Finding]) -> CudaReport:
@@ -86,10 +84,10 @@ def _kernels(compute_capability: tuple[int, int]) -> Finding:
         from helium_onnx.kernels import cuda
 
         reason = cuda.reason()
+        if reason is None and compute_capability < cuda.OLDEST_CAPABILITY:
+            reason = f"they need compute capability {'.'.join(map(str, cuda.OLDEST_CAPABILITY))}"
     except Exception as error:
         reason = first_line(error)
-    if reason is None and compute_capability < _KERNELS_CAPABILITY:
-        reason = f"they need compute capability {'.'.join(map(str, _KERNELS_CAPABILITY))}"
     if reason is None:
         return Finding(PART, "our kernels", True, "ready; compiled for a GPU when it is first used")
     return Finding(PART, "our kernels", None, f"{reason}; ONNX Runtime's run instead, slower")

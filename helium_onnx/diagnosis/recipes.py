@@ -8,23 +8,11 @@ from dataclasses import dataclass, replace
 
 from helium_onnx import contract, kernels
 from helium_onnx.bundle import Bundle
-from helium_onnx.config import HeliumConfig
+from helium_onnx.config import PREVIEW_2B, HeliumConfig
 from helium_onnx.diagnosis.report import RecipeFit
 from helium_onnx.recipe import Recipe, list_recipes
 from helium_onnx.runtimes.cuda_probe import DeviceInfo
 
-#: kyutai/helium-1-preview-2b, by its config.json.
-PREVIEW_2B: dict[str, object] = {
-    "model_type": "helium",
-    "vocab_size": 48000,
-    "hidden_size": 2560,
-    "intermediate_size": 7040,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 20,
-    "num_key_value_heads": 20,
-    "head_dim": 128,
-    "max_position_embeddings": 4096,
-}
 PREVIEW_2B_NAME = "helium-1-preview-2b"
 
 #: Of a process on the CPU beside weights, keys and values: libraries, and a prefill's scores (168 MB in chunks of 512).
@@ -83,7 +71,7 @@ class Place:
 
 def shipped_targets() -> list[Target]:
     """The 2 B model under every recipe that comes with helium-onnx."""
-    config = HeliumConfig.from_dict(PREVIEW_2B, source=PREVIEW_2B_NAME)
+    config = HeliumConfig.from_dict(dict(PREVIEW_2B), source=PREVIEW_2B_NAME)
     return [Target(config, recipe) for recipe in list_recipes()]
 
 

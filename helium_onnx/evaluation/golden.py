@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helium_onnx.bundle import Bundle
-from helium_onnx.config import HeliumConfig
+from helium_onnx.config import PREVIEW_2B, HeliumConfig
 from helium_onnx.errors import UsageError
 from helium_onnx.evaluation.device import check_device
 from helium_onnx.loading import load_tokenizer
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MODEL = "kyutai/helium-1-preview-2b"
-#: What config.json of that model says, as far as it tells it from any other.
-CONFIG = {
-    "model_type": "helium",
-    "vocab_size": 48000,
-    "hidden_size": 2560,
-    "intermediate_size": 7040,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 20,
-    "num_key_value_heads": 20,
-    "head_dim": 128,
-    "rope_theta": 100_000.0,
-}
 PROMPT = "Once upon a time"
 PROMPT_IDS = (1, 4000, 1880, 369, 497)
 TOP_IDS = (362, 502, 371, 719, 402, 369, 4667, 365, 377, 364)
@@ -176,12 +164,12 @@ def validate_golden(path: str | os.PathLike[str], *, progress: ProgressCallback 
 def check_config(bundle: Bundle) -> None:
     """Raise UsageError unless the bundle's config.json is the published model's."""
     config = HeliumConfig.from_dict(bundle.model_config, source=f"{bundle.path}/helium.json")
-    wrong = [name for name, value in CONFIG.items() if getattr(config, name) != value]
+    wrong = [name for name, value in PREVIEW_2B.items() if getattr(config, name) != value]
     if wrong:
         raise UsageError(
             f"{bundle.path} is no bundle of {MODEL}: the published values are not for it",
             found=", ".join(f"{name} {getattr(config, name)}" for name in wrong),
-            expected=", ".join(f"{name} {CONFIG[name]}" for name in wrong),
+            expected=", ".join(f"{name} {PREVIEW_2B[name]}" for name in wrong),
             remedy="validate it beside its own checkpoint: --against CHECKPOINT",
         )
 

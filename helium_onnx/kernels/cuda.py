@@ -25,7 +25,7 @@ MAX_NATIVE_ROWS = 8
 
 _TYPES = ("HELIUM_HALF", "HELIUM_BFLOAT")
 #: The oldest compute capability with asynchronous copies and bfloat16.
-_OLDEST = (8, 0)
+OLDEST_CAPABILITY = (8, 0)
 #: From here on a kernel may begin before the one before it has ended.
 _OVERLAPS = (9, 0)
 #: Bytes of shared memory that three units in flight a warp ask for, with a row of 7040 columns beside them; GPUs with
@@ -56,8 +56,8 @@ def library(index: int, compute_capability: tuple[int, int], cache_dir: Path | N
     global _problem
     _problem = None
     _problem = reason()
-    if _problem is None and compute_capability < _OLDEST:
-        _problem = f"compute capability {_dotted(compute_capability)}; ours need {_dotted(_OLDEST)}"
+    if _problem is None and compute_capability < OLDEST_CAPABILITY:
+        _problem = f"compute capability {_dotted(compute_capability)}; ours need {_dotted(OLDEST_CAPABILITY)}"
     if _problem is None:
         try:
             _problem = _load(index, compute_capability, cache_dir)

@@ -5,6 +5,7 @@ Numbers of fields and types are those of onnx.proto3.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,15 @@ class StoredInitializer:
 
 def stored_initializers(bundle: Bundle, graph: str) -> tuple[StoredInitializer, ...]:
     """Of a graph of the bundle, as ``prefill``, in the file's order. Raises BundleError."""
-    path = bundle.graph_path(graph)
+    with readable(bundle.graph_path(graph)) as model:
+        return tuple(_stored(model, bundle.manifest.tensors))
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[bytes]:
+    """The bytes of a graph file; what goes wrong with them becomes a BundleError."""
     try:
-        return tuple(_stored(path.read_bytes(), bundle.manifest.tensors))
+        yield path.read_bytes()
     except (ValueError, KeyError) as error:
         raise BundleError(
             f"what {path} reads cannot be told", found=error, remedy="`helium-onnx verify` tells whether it is whole"
@@ -57,10 +64,14 @@ def _stored(model: bytes, records: tuple[TensorRecord, ...]) -> Iterator[StoredI
                 (name,) = texts(model, body, stop, _TENSOR_NAME)
                 (element,) = _numbers(model, body, stop, _TENSOR_TYPE)
                 dtype, shape = _DTYPES[element], tuple(_numbers(model, body, stop, _TENSOR_DIMS))
-                record = by_place.get(int(place.get("offset", "0")))
-                located = place["location"] == Path(WEIGHTS_FILE).name
-                if not located or record is None or record.nbytes != tensor_bytes(dtype, shape):
-                    raise ValueError(f"{name} lies where the manifest has no tensor of its size: {place}")
+                if place["location"] != Path(WEIGHTS_FILE).name:
+                    raise ValueError(f"{name} lies in {place['location']!r}, not in {Path(WEIGHTS_FILE).name}")
+                offset, size = int(place.get("offset", "0")), tensor_bytes(dtype, shape)
+                record = by_place.get(offset)
+                if record is None or record.nbytes != size:
+                    raise ValueError(
+                        f"{name} begins at byte {offset}, where the manifest has no tensor of {size} bytes"
+                    )
                 yield StoredInitializer(name, dtype, shape, record)
 
 

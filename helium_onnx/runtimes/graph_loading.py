@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from helium_onnx.contract import TensorSpec
 from helium_onnx.errors import BundleError, IntegrityError, ProviderError, ResourceError, UsageError
 from helium_onnx.manifest import GraphRecord
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads
+
+#: The remedy where a bundle's files do not fit each other.
+AGAIN = "copy or download the bundle again, or export it anew"
 
 _DTYPES = {
     f"tensor({'float' if name == 'float32' else name})": name
@@ -104,14 +107,14 @@ def check_contract(session: ort.InferenceSession, record: GraphRecord, path: Pat
         ("outputs", session.get_outputs(), record.outputs),
     ):
         found = [contract.TensorSpec(a.name, _DTYPES.get(a.type, a.type), tuple(a.shape)) for a in args]
-        if tuple(found) == specs:
-            continue
-        for have, want in zip([*map(str, found), "nothing"], [*map(str, specs), "nothing"], strict=False):
-            if have != want:
-                raise IntegrityError(
-                    f"the {what} of {path.name} are not those of the manifest",
-                    found=have, expected=want, remedy="copy or download the bundle again, or export it anew",
-                )  # fmt: skip
+        check_specs(found, specs, f"the {what} of {path.name} are not those of the manifest")
+
+
+def check_specs(found: Sequence[TensorSpec], expected: Sequence[TensorSpec], problem: str) -> None:
+    """Raise IntegrityError, which begins with ``problem``, for the first of ``found`` that is not as ``expected``."""
+    for have, want in zip([*map(str, found), "nothing"], [*map(str, expected), "nothing"], strict=False):
+        if have != want:
+            raise IntegrityError(problem, found=have, expected=want, remedy=AGAIN)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

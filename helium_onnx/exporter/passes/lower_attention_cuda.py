@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.exporter.passes.group_query import group_query_attention
-from helium_onnx.exporter.passes.lower_attention_group_query import packed_split, remove_split
-from helium_onnx.exporter.passes.rewriting import Rewriter, nodes_of
+from helium_onnx.exporter.passes.lower_attention_group_query import replace_attention
+from helium_onnx.exporter.passes.rewriting import nodes_of
 from helium_onnx.modeling import DOMAIN
 
 
@@ -28,19 +27,7 @@ class LowerAttentionCuda(ir.passes.InPlacePass):
         seqlens_k = add_lengths(model.graph, "seqlens_k", ["batch_size"])
         total = add_lengths(model.graph, "total_sequence_length", [])
         for node in nodes:
-            query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
-            split = packed_split(node)
-            if split is not None:
-                query, key, value = split.inputs[0], None, None
-            group_query_attention(
-                Rewriter(node),
-                node,
-                (query, key, value, past_key, past_value, seqlens_k, total, cos, sin),
-                do_rotary=1,
-                rotary_interleaved=node.attributes["interleaved"].as_int(),
-            )
-            if split is not None:
-                remove_split(model.graph, split)
+            replace_attention(node, seqlens_k, total)
         drop_mask(model.graph)
         return ir.passes.PassResult(model, modified=True)
 

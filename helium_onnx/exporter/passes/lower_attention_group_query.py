@@ -33,22 +33,29 @@ class LowerAttentionGroupQuery(ir.passes.InPlacePass):
         total = first.op("Squeeze", first.op("Shape", mask, start=1, end=2), first.constant([0]))
         total = first.op("Cast", total, to=int(ir.DataType.INT32))
         for node in nodes:
-            rewriter = Rewriter(node)
-            query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
-            split = packed_split(node)
-            if split is not None:
-                query, key, value = split.inputs[0], None, None
-            query, key, value = (x and for_cache(rewriter, x, node) for x in (query, key, value))
-            group_query_attention(
-                rewriter,
-                node,
-                (query, key, value, past_key, past_value, seqlens_k, total, cos, sin),
-                do_rotary=1,
-                rotary_interleaved=node.attributes["interleaved"].as_int(),
-            )
-            if split is not None:
-                remove_split(model.graph, split)
+            replace_attention(node, seqlens_k, total)
         return ir.passes.PassResult(model, modified=True)
+
+
+def replace_attention(node: ir.Node, seqlens_k: ir.Value, total: ir.Value) -> None:
+    """Put GroupQueryAttention in the place of a CausalAttention, over the product that its Split parts where it can."""
+    rewriter = Rewriter(node)
+    query, key, value, past_key, past_value, _, cos, sin, *_ = node.inputs
+    split = packed_split(node)
+    if split is not None:
+        query, key, value = split.inputs[0], None, None
+    query, key, value = (x and for_cache(rewriter, x, node) for x in (query, key, value))
+    graph = node.graph
+    group_query_attention(
+        rewriter,
+        node,
+        (query, key, value, past_key, past_value, seqlens_k, total, cos, sin),
+        do_rotary=1,
+        rotary_interleaved=node.attributes["interleaved"].as_int(),
+    )
+    if split is not None:
+        assert isinstance(graph, ir.Graph)
+        remove_split(graph, split)
 
 
 def packed_split(attention: ir.Node) -> ir.Node | None:

@@ -3,7 +3,7 @@
 // Eight rows of the matrix are a group, and 256 bytes of each of them a unit, which one warp takes at a time. A block
 // has neighbouring groups; its units are dealt out evenly to its warps, in order, and a row's partial sums are added in
 // the order of its units, so results do not depend on timing. A warp's weights come to shared memory by asynchronous
-// copies, some units ahead, the first ones while the previous kernel still runs.
+// copies, some units ahead, the first ones while other multiprocessors still run the previous kernel.
 //
 // The arithmetic is the tensor cores': 16 rows of activations by 8 rows of weights. A token takes two of the 16, one for
 // the upper part of its activations and one for the lower, so that products are nearly as exact as in float32: of plain
