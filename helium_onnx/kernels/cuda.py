@@ -20,8 +20,11 @@ from typing import Any
 SOURCES = Path(__file__).with_name("device")
 LIBRARY = Path(__file__).with_name("libhelium_device.so")
 
-#: Rows that our kernels decode together: tokens are rows of one product of the tensor cores (device/linear.cuh).
+#: Rows that our kernels decode together: eight are rows of one product of the tensor cores (device/linear.cuh).
 MAX_NATIVE_ROWS = 8
+#: Of quantized matrices: two products, of which the second finds the weights in the L2 cache, still take less time than
+#: ONNX Runtime, which makes floating-point matrices first (docs/cuda.md).
+MAX_QUANTIZED_ROWS = 16
 
 _TYPES = ("HELIUM_HALF", "HELIUM_BFLOAT")
 #: The oldest compute capability with asynchronous copies and bfloat16.
@@ -47,10 +50,15 @@ def reason() -> str | None:
     return _problem
 
 
+def max_rows(*, quantized: bool) -> int:
+    """Rows that decode steps of a bundle have on our kernels, at most: of more, ONNX Runtime's are faster."""
+    return MAX_QUANTIZED_ROWS if quantized else MAX_NATIVE_ROWS
+
+
 def library(index: int, compute_capability: tuple[int, int], cache_dir: Path | None = None) -> Path | None:
     """The operators' library, for ``SessionOptions.register_custom_ops_library``, with kernels for GPU ``index``.
 
-    They are compiled where ``cache_dir`` does not have them yet (about ten seconds, once). None where they cannot be
+    They are compiled where ``cache_dir`` does not have them yet (about fifteen seconds, once). None where they cannot be
     had; ``reason`` then says why.
     """
     global _problem

@@ -44,7 +44,9 @@ class Driver(Protocol):
 
 
 class NativeKernels(NamedTuple):
-    """Our own CUDA operators: the library for ONNX Runtime, and the most rows that they decode together."""
+    """Our own CUDA operators: the library for ONNX Runtime, and the most rows that they decode together. Of quantized
+    matrices these are more.
+    """
 
     library: Path
     max_rows: int
@@ -75,7 +77,7 @@ class Device(Protocol):
         """Give back what ``allocate`` gave; nothing may be using it any more."""
         ...
 
-    def kernels(self, cache_dir: Path | None) -> NativeKernels | None:
+    def kernels(self, cache_dir: Path | None, *, quantized: bool) -> NativeKernels | None:
         """Our own operators for this device, compiled when they are first asked for; None where they cannot be had."""
         ...
 
@@ -136,7 +138,7 @@ class CudaDevice:
         self.driver.make_current()
         ask(self._cuda, "cuMemFree", address)
 
-    def kernels(self, cache_dir: Path | None) -> NativeKernels | None:
+    def kernels(self, cache_dir: Path | None, *, quantized: bool) -> NativeKernels | None:
         module = _kernels()
         if cache_dir is None:
             with contextlib.suppress(RuntimeError):  # a user without a home folder: compiled at each load
@@ -144,7 +146,7 @@ class CudaDevice:
         capability = self.driver.info().compute_capability
         self.driver.make_current()
         library = module.library(self.index, capability, cache_dir)
-        return None if library is None else NativeKernels(library, int(module.MAX_NATIVE_ROWS))
+        return None if library is None else NativeKernels(library, int(module.max_rows(quantized=quantized)))
 
     def kernels_problem(self) -> str | None:
         reason: str | None = _kernels().reason()

@@ -83,12 +83,18 @@ class Operator:
             binding.bind_input(info.name, "cuda", 0, kind, array.shape, tensor.data_ptr())
         results = []
         for i, (info, shape) in enumerate(zip(self.session.get_outputs(), shapes, strict=True)):
-            dtype = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(float16)": torch.float16}
+            dtype = {
+                "tensor(float)": torch.float32,
+                "tensor(int64)": torch.int64,
+                "tensor(int8)": torch.int8,
+                "tensor(float16)": torch.float16,
+            }
             made = torch.full(shape, -7, dtype=dtype.get(info.type, torch.bfloat16), device="cuda")
             results.append(tensors[in_place[i]] if i in in_place else made)
             kind = {
                 torch.float32: TensorProto.FLOAT,
                 torch.int64: TensorProto.INT64,
+                torch.int8: TensorProto.INT8,
                 torch.float16: TensorProto.FLOAT16,
             }
             element = kind.get(results[-1].dtype, TensorProto.BFLOAT16)
@@ -219,6 +225,92 @@ def test_attention(
         wide = other.astype(np.float32)
         step = np.float32(2.0**-10 if kind == "half" else 2.0**-7)  # a rounding either way
         np.testing.assert_allclose(one, wide, rtol=step, atol=1e-6, err_msg=name)
+
+
+#: Distance from a half, in steps, within which the last bits of a rotated key may decide between two codes.
+TIE = 1e-3
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("interleaved", [0, 1])
+@pytest.mark.parametrize(("heads", "shared", "size"), [(20, 20, 128), (16, 8, 128), (8, 2, 64), (4, 4, 32), (4, 2, 16)])
+@pytest.mark.parametrize("lengths", [[0], [1, 0, 7], [511, 300], [64, 65, 2000]])
+def test_attention_int8(
+    lengths: list[int], heads: int, shared: int, size: int, interleaved: int, kind: str, library: Path
+) -> None:
+    """Codes are the specification's but for ties; and the output is that of the codes that are stored."""
+    rng = np.random.default_rng(sum(lengths) + size)
+    given, constants, attributes = coded_attention(rng, lengths, heads, shared, size, interleaved, TYPES[kind])
+    expected = device_operators.device_attention(*given, *constants, **attributes)
+    operator = Operator(
+        library, "DeviceAttentionInt8", given, constants, [np.float32, np.int8, np.int8], **attributes
+    )  # fmt: skip
+    rows = len(lengths)
+    shapes = [(rows, 1, heads * size), *[given[1].shape] * 2]
+    output, keys, values = operator(given, shapes, {1: 1, 2: 2})
+    np.testing.assert_array_equal(values, expected[2])  # nothing is computed of them before the one division
+    cos, sin, *steps = constants
+    steps = [x.reshape(shared, 1, size) for x in steps]
+    for row, position in enumerate(lengths):
+        parts = given[0][row, 0].reshape(heads + 2 * shared, size)
+        query, key, _ = np.split(parts, [heads, heads + shared])
+        tables = cos[position].astype(np.float32), sin[position].astype(np.float32)
+        exact = device_operators.rotate(key, *tables, interleaved) / steps[0][:, 0]
+        tie = np.abs(np.abs(exact - np.floor(exact)) - 0.5) < TIE
+        apart = np.abs(keys[row].astype(int) - expected[1][row].astype(int))
+        assert apart[:, position][~tie].max(initial=0) == 0
+        assert apart[:, position].max() <= 1
+        apart[:, position] = 0
+        assert not apart.any()
+        read = [
+            np.repeat(cache[row, :, : position + 1].astype(np.float32) * step, heads // shared, axis=0)
+            for cache, step in zip((keys, values), steps, strict=True)
+        ]
+        kept = device_operators.attend(device_operators.rotate(query, *tables, interleaved), *read)
+        # Both are float32: sums in another order, and the scales in other places.
+        np.testing.assert_allclose(output[row, 0], kept.reshape(-1), rtol=0, atol=2e-5 * np.abs(read[1]).max())
+
+
+def coded_attention(
+    rng: np.random.Generator, lengths: list[int], heads: int, shared: int, size: int, interleaved: int,
+    dtype: np.dtype[Any],
+) -> tuple[list[Array], list[Array], dict[str, Any]]:  # fmt: skip
+    """What DeviceAttentionInt8 is given, its constants (tables and scales), and its attributes. Some numbers are beyond
+    the largest code; what no token has reached has the largest, so that it shows where it is read.
+    """
+    rows, capacity = len(lengths), 2048
+    qkv = rng.standard_normal((rows, 1, (heads + 2 * shared) * size)).astype(np.float32)
+    past = [rng.integers(-128, 128, (rows, shared, capacity, size)).astype(np.int8) for _ in range(2)]
+    for row, length in enumerate(lengths):
+        for tensor in past:
+            tensor[row, :, length:] = -128
+    angles = rng.random((capacity, size // 2)) * 6
+    tables = [np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)]
+    steps = [((0.5 + rng.random((1, shared, 1, size))) * 2 / 127).astype(np.float32) for _ in range(2)]
+    attributes = {"num_heads": heads, "kv_num_heads": shared, "head_dim": size, "interleaved": interleaved}
+    return [qkv, *past, np.array(lengths, np.int32)], [*tables, *steps], attributes
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_what_no_code_can_say_is_no_number(part: str, wrong: float, kind: str, library: Path) -> None:
+    """In the heads that read it, and in no other; and the code is that of the specification."""
+    heads, shared, size, lengths = 8, 4, 64, [9, 700]
+    given, constants, attributes = coded_attention(
+        np.random.default_rng(3), lengths, heads, shared, size, 1, TYPES[kind]
+    )
+    first = (heads + (0 if part == "key" else shared)) * size
+    given[0][1, 0, first + 2 * size + 5] = wrong  # of the third key/value head, in the second row
+    operator = Operator(
+        library, "DeviceAttentionInt8", given, constants, [np.float32, np.int8, np.int8], **attributes
+    )  # fmt: skip
+    expected = device_operators.device_attention(*given, *constants, **attributes)
+    output, _, values = operator(given, [(2, 1, heads * size), *[given[1].shape] * 2], {1: 1, 2: 2})
+    lost = np.isnan(output.reshape(2, heads, size))
+    assert lost[1, 4:6].all() and lost.sum() == 2 * size
+    np.testing.assert_array_equal(lost, np.isnan(expected[0].reshape(2, heads, size)))
+    np.testing.assert_array_equal(values, expected[2])
 
 
 @pytest.mark.parametrize("kind", TYPES)

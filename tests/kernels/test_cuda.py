@@ -33,9 +33,11 @@ def test_every_kernel_that_an_operator_asks_for_is_there(capability: tuple[int, 
     names = set(re.findall(rb"\.text\.(\w+)", image(capability, define)))
     kind = "half" if define == "HELIUM_HALF" else "bfloat"
     wanted = {f"linear_16_0_0_{kind}", f"embedding_16_{kind}", "argmax_float"}
-    wanted |= {f"linear_{b}_{n}_{z}_{kind}" for b in (4, 8) for n in (32, 64, 128, 256) for z in (0, 1)}
+    storages = {f"linear_{b}_{n}_{z}_{kind}" for b in (4, 8) for n in (32, 64, 128, 256) for z in (0, 1)}
+    wanted |= storages | {f"{name}_few" for name in storages}
     wanted |= {f"embedding_{b}_{kind}" for b in (4, 8)}
-    wanted |= {f"attention_{kind}_{size}_{group}" for size in (16, 32, 64, 128) for group in (1, 4)}
+    attention = {f"attention_{kind}_{size}_{group}" for size in (16, 32, 64, 128) for group in (1, 4)}
+    wanted |= attention | {f"{name}_int8" for name in attention}
     assert wanted == {name.decode() for name in names}
 
 
@@ -145,3 +147,47 @@ def test_the_operators_take_both_types() -> None:
     options.register_custom_ops_library(str(cuda.LIBRARY))
     with pytest.raises(Exception, match="Could not find an implementation for DeviceEmbedding"):
         ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("cache", ["float16", "bfloat16", "int8", "int8 beside bfloat16"])
+def test_attention_is_chosen_by_its_inputs(cache: str) -> None:
+    """Likewise; outputs have the type of the past."""
+    table = TensorProto.BFLOAT16 if "bfloat16" in cache else TensorProto.FLOAT16
+    past = TensorProto.INT8 if "int8" in cache else table
+    inputs = {
+        "qkv": (TensorProto.FLOAT, ["batch_size", 1, 64]),
+        "past_key": (past, ["batch_size", 1, 96, 16]),
+        "past_value": (past, ["batch_size", 1, 96, 16]),
+        "seqlens_k": (TensorProto.INT32, ["batch_size"]),
+        "cos": (table, [96, 8]),
+        "sin": (table, [96, 8]),
+    }
+    if "int8" in cache:
+        inputs |= {name: (TensorProto.FLOAT, [1, 1, 1, 16]) for name in ("key_scales", "value_scales")}
+    name = "DeviceAttentionInt8" if "int8" in cache else "DeviceAttention"
+    node = helper.make_node(
+        name, list(inputs), ["y", "present_key", "present_value"], domain="helium_onnx.kernels",
+        num_heads=2, kv_num_heads=1, head_dim=16, interleaved=1,
+    )  # fmt: skip
+
+    def loaded(present: int) -> str:
+        outputs = {"y": TensorProto.FLOAT, "present_key": present, "present_value": present}
+        graph = helper.make_graph(
+            [node], "one",
+            [helper.make_tensor_value_info(name, kind, dims) for name, (kind, dims) in inputs.items()],
+            [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()],
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("helium_onnx.kernels", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        options = ort.SessionOptions()
+        options.register_custom_ops_library(str(cuda.LIBRARY))
+        with pytest.raises(Exception, match=r"Type Error|implementation") as caught:
+            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return str(caught.value)
+
+    kept = "int8" if "int8" in cache else cache
+    assert f"(tensor(double)) of output arg (present_key) of node () does not match expected type (tensor({kept}))" in (
+        loaded(TensorProto.DOUBLE)
+    )
+    if table == TensorProto.BFLOAT16:  # float16 it would convert for the CPU
+        assert f"Could not find an implementation for {name}(1)" in loaded(past)

@@ -56,7 +56,7 @@ class HostDevice:
         assert not self.driver.waiting(self.stream), "memory is freed that the stream still works on"
         self.held.pop(address)[:] = 0xA5
 
-    def kernels(self, cache_dir: Path | None) -> NativeKernels | None:  # noqa: ARG002
+    def kernels(self, cache_dir: Path | None, *, quantized: bool) -> NativeKernels | None:  # noqa: ARG002
         return self.native
 
     def kernels_problem(self) -> str | None:

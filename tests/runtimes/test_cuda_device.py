@@ -142,7 +142,9 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path | None], list[tup
             asked.append(arguments)
             return path
 
-        module = SimpleNamespace(library=library, reason=lambda: "no NVRTC", MAX_NATIVE_ROWS=5)
+        module = SimpleNamespace(
+            library=library, reason=lambda: "no NVRTC", max_rows=lambda *, quantized: 9 if quantized else 5
+        )
         monkeypatch.setitem(sys.modules, "helium_onnx.kernels.cuda", module)  # type: ignore[arg-type]
         return asked
 
@@ -157,23 +159,24 @@ def test_our_kernels_are_asked_for_with_the_device(
 ) -> None:
     device = CudaDevice()
     asked = kernels(tmp_path / "lib.so")
-    assert device.kernels(tmp_path) == NativeKernels(tmp_path / "lib.so", 5)
+    assert device.kernels(tmp_path, quantized=False) == NativeKernels(tmp_path / "lib.so", 5)
+    assert device.kernels(tmp_path, quantized=True) == NativeKernels(tmp_path / "lib.so", 9)
     monkeypatch.setattr(cuda_device, "default_cache_dir", lambda: tmp_path / "default")
-    device.kernels(None)
-    assert asked == [(0, (9, 0), tmp_path), (0, (9, 0), tmp_path / "default")]
+    device.kernels(None, quantized=True)
+    assert asked == [(0, (9, 0), tmp_path)] * 2 + [(0, (9, 0), tmp_path / "default")]
 
     def homeless() -> Path:
         raise RuntimeError("no home")
 
     monkeypatch.setattr(cuda_device, "default_cache_dir", homeless)
     asked = kernels(None)
-    assert device.kernels(None) is None and device.kernels_problem() == "no NVRTC"
+    assert device.kernels(None, quantized=True) is None and device.kernels_problem() == "no NVRTC"
     assert asked == [(0, (9, 0), None)]
 
 
 def test_the_real_module_has_what_is_asked_for() -> None:
     module: ModuleType = cuda_device._kernels()
-    assert 1 <= module.MAX_NATIVE_ROWS <= 64
+    assert 1 <= module.max_rows(quantized=False) <= module.max_rows(quantized=True) <= 64
     assert module.reason() is None or isinstance(module.reason(), str)
     assert callable(module.library)
 

@@ -45,6 +45,9 @@ __device__ inline u32 shared_address(const void* p) { return (u32)__cvta_generic
 __device__ inline void copy_async_16(void* to, const void* from, int bytes = 16) {  // the rest of 16 become zeros
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
+__device__ inline void copy_async_8(void* to, const void* from, int bytes = 8) {  // the rest of 8 become zeros
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
 __device__ inline void copy_async_4(void* to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
 }
@@ -75,6 +78,16 @@ __device__ inline float warp_sum(float x) {
 __device__ inline float warp_top(float x) {
 #pragma unroll
     for (int step = 16; step; step /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+
+// n / divisor, by `reciprocal_of(divisor)`.
+__device__ inline int quotient(int n, u32 reciprocal) { return reciprocal ? (int)__umulhi((u32)n, reciprocal) : n; }
+
+// x, which the compiler is not to compute again where it needs it: it holds registers cheaper than they are.
+template <class X>
+__device__ X keep(X x) {
+    asm volatile("" : "+r"(x));
     return x;
 }
 

@@ -1,26 +1,31 @@
-// Every kernel by the name that the operators look it up with, of the types that the compiler is asked for: linear_<bits>_<block>_<zeros>_<type>, attention_<type>_<size>_<group>.
+// Every kernel by the name that the operators look it up with, of the types that the compiler is asked for: linear_<bits>_<block>_<zeros>_<type>[_few], attention_<type>_<size>_<group>[_int8].
 #include "attention.cuh"
 #include "linear.cuh"
 #include "tokens.cuh"
 
-#define LINEAR(bits, block, zeros, name, T)                                                              \
+#define LINEAR(bits, block, zeros, suffix, T, few)                                                   \
     extern "C" __global__ void __launch_bounds__(32 * kWarps)                                        \
-        linear_##bits##_##block##_##zeros##_##name(const __grid_constant__ LinearArguments a) {          \
-        linear<Storage<bits, block, zeros>, T>(a);                                                       \
+        linear_##bits##_##block##_##zeros##_##suffix(const __grid_constant__ LinearArguments a) {    \
+        linear<Storage<bits, block, zeros>, T, few>(a);                                              \
     }
+#define LINEAR_EACH(bits, block, name, T)             \
+    LINEAR(bits, block, 0, name, T, false)            \
+    LINEAR(bits, block, 0, name##_few, T, true)       \
+    LINEAR(bits, block, 1, name, T, false)            \
+    LINEAR(bits, block, 1, name##_few, T, true)
 #define LINEAR_OF(bits, name, T)      \
-    LINEAR(bits, 32, 0, name, T)      \
-    LINEAR(bits, 32, 1, name, T)      \
-    LINEAR(bits, 64, 0, name, T)      \
-    LINEAR(bits, 64, 1, name, T)      \
-    LINEAR(bits, 128, 0, name, T)     \
-    LINEAR(bits, 128, 1, name, T)     \
-    LINEAR(bits, 256, 0, name, T)     \
-    LINEAR(bits, 256, 1, name, T)
-#define ATTENTION(name, T, size, group)                                                                      \
-    extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                                      \
-        attention_##name##_##size##_##group(const __grid_constant__ AttentionArguments a) {                  \
-        attention<T, size, group>(a);                                                                        \
+    LINEAR_EACH(bits, 32, name, T)    \
+    LINEAR_EACH(bits, 64, name, T)    \
+    LINEAR_EACH(bits, 128, name, T)   \
+    LINEAR_EACH(bits, 256, name, T)
+#define ATTENTION(name, T, size, group)                                                              \
+    extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                  \
+        attention_##name##_##size##_##group(const __grid_constant__ AttentionArguments a) {          \
+        attention<T, false, size, group>(a);                                                         \
+    }                                                                                                \
+    extern "C" __global__ void __launch_bounds__(kAttentionThreads)                                  \
+        attention_##name##_##size##_##group##_int8(const __grid_constant__ AttentionArguments a) {   \
+        attention<T, true, size, group>(a);                                                          \
     }
 #define ATTENTION_OF(name, T)     \
     ATTENTION(name, T, 16, 1)     \
@@ -36,7 +41,7 @@
         embedding<bits, T>(a);                                                                                          \
     }
 #define ALL_OF(name, T)        \
-    LINEAR(16, 0, 0, name, T)  \
+    LINEAR(16, 0, 0, name, T, false) \
     LINEAR_OF(8, name, T)      \
     LINEAR_OF(4, name, T)      \
     ATTENTION_OF(name, T)      \

@@ -9,6 +9,10 @@
 // the upper part of its activations and one for the lower, so that products are nearly as exact as in float32: of plain
 // weights two numbers of the weights' own type, of quantized ones two bytes of a whole number, 2 ** -16 of the largest
 // activation among 256.
+//
+// What quantized weights cost is not the products but the scales: each lane would scale numbers of eight tokens, of which
+// one or two exist. So for few tokens the rows of the product are a token's slots: four neighbouring stretches of columns,
+// whose sums need a scale each (its block's). A slot's sum and the order of all sums are the same either way.
 #pragma once
 #include "common.cuh"
 
@@ -34,10 +38,21 @@ __device__ inline void multiply_add(int (&d)[4], const uint4& a, u32 b0, u32 b1)
 }
 
 // Where the 16 bytes `chunk` of row `row` of a unit lie: so that a warp's reads meet no bank twice.
-template <class S>
+template <class S, bool few>
 __device__ int place(int row, int chunk) {
-    const int turned = S::bits == 16 ? chunk ^ (row & 1) << 2 : S::bits == 8 ? chunk ^ (row & 3) << 1 : chunk ^ row & 7;
+    int turned;
+    if constexpr (few)  // a lane reads 16 bytes of its slot, and slots are as many chunks apart as they have
+        turned = S::chunks == 1 ? chunk ^ (row & 1) << 2 : S::chunks == 2 ? chunk ^ row & 1 : chunk ^ chunk >> 3 & 1 ^ (row & 1) << 1;
+    else
+        turned = S::bits == 16 ? chunk ^ (row & 1) << 2 : S::bits == 8 ? chunk ^ (row & 3) << 1 : chunk ^ row & 7;
     return row * S::unit_bytes + turned * 16;
+}
+
+// 16 bytes of shared memory for a lane that `takes` them; another lane keeps what it has.
+__device__ inline void load_if(bool takes, uint4& to, u32 from) {
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];}"
+                 : "+r"(to.x), "+r"(to.y), "+r"(to.z), "+r"(to.w)
+                 : "r"(from), "r"((u32)takes));
 }
 
 // Eight activations as the tensor cores take them: 16 bytes times x_bytes / 2.
@@ -69,75 +84,87 @@ __device__ int store_whole(u8* to, const float (&v)[8], float up) {
     return sum;
 }
 
-template <class S, class T>
+// few: of quantized weights, for at most kFew tokens.
+template <class S, class T, bool few>
 __device__ void linear(const LinearArguments& a) {
-    constexpr int bits = S::bits, steps = S::unit / 32, kThreads = 32 * kWarps;
+    constexpr int bits = S::bits, kThreads = 32 * kWarps;
     extern __shared__ __align__(128) u8 shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = lane / 4, quarter = lane % 4;
 
-    // This block's groups. Of two matrices a group has half of its rows from each.
-    const int rows_each = kGroup / a.matrices;
+    // This block's groups. Of two matrices a group has half of its rows from each. What comes before the first fetch, and
+    // after the last product, each of the warps pays for: divisions are the host's.
+    const int rows_each = 1 << a.rows_log2, spans = a.spans, padded = spans * kSpan, parts = a.parts;
     const int first_group = blockIdx.x * a.groups_each + min((int)blockIdx.x, a.groups_over);
-    const int groups = a.groups_each + ((int)blockIdx.x < a.groups_over ? 1 : 0);
-    const int parts = (a.columns + S::unit - 1) / S::unit, units = groups * parts;
+    const int groups = a.groups_each + ((int)blockIdx.x < a.groups_over ? 1 : 0), units = groups * parts;
     const int begin = units * warp / kWarps, end = units * (warp + 1) / kWarps;
-    const int slots = kWarps / groups + 2;  // warps that a group may have
-    const int padded = rounded_up(a.columns, S::unit > kSpan ? S::unit : kSpan);
 
-    u8* const ring = shared + warp * S::ring_bytes;
+    u8* const ring = shared + keep(warp * S::ring_bytes);
     u8* const xs = shared + kWarps * S::ring_bytes;
-    float* const squares = (float*)(xs + a.tokens * token_bytes(S::x_bytes, padded));  // [tokens, warps]
-    float* const downs = squares + a.tokens * kWarps;                                  // [tokens, spans]: of the scales
-    int* const sums = (int*)(downs + a.tokens * (padded / kSpan));                      // [tokens, blocks]: of activations
-    float* const partial = (float*)sums + (S::zeros ? a.tokens * (padded / (S::block ? S::block : 1)) : 0);  // [groups, slots, tokens, 8]
+    float* const squares = (float*)(xs + a.tokens * token_bytes(S::x_bytes, padded));  // [tokens, spans]
+    float* const downs = squares + a.tokens * spans;                                   // [tokens, spans]: of the scales
+    int* const sums = (int*)(downs + a.tokens * spans);                                // [tokens, slots' columns]: of activations
+    float* const factors = (float*)sums + (S::zeros ? a.tokens * (padded / S::slot) : 0);  // [tokens]: of the norm
+    float* const partial = factors + a.tokens;                                         // [groups, warps of a group, tokens, 8]
 
     // Fetching runs ahead of the arithmetic, with a place of its own. A lane copies some 16 bytes, and of what lies
     // beside the weights a word or two; every pointer goes on by as much from unit to unit, and jumps to the next group.
     constexpr int kChunks = S::unit_bytes / 16, kCopies = kGroup * kChunks / 32;
     constexpr int kRounds = S::quantized ? (kGroup * S::scale_words + 31) / 32 : 0;
     const int blocks = S::quantized ? (a.columns + S::block - 1) / (S::block ? S::block : 1) : 0, zero_bytes = (blocks * bits + 7) / 8;
-    const int begin_group = begin / parts;
+    const int begin_group = quotient(begin, a.by_parts);
     int part = begin - begin_group * parts, left = end - begin, fetch_part = part, fetch_at = 0;
-    const int chunk = lane % kChunks;
-    auto row_begin = [&](int r, int bytes) {  // of row r of the first unit's group, in its matrix
-        return (i64)((first_group + begin_group) * rows_each + (r >= rows_each ? r - rows_each : r)) * bytes;
-    };
+    const int chunk = lane % kChunks, begin_row = (first_group + begin_group) * rows_each;
+    // Row r of the first unit's group: data[1], scales[1] and zeros[1] are those of rows 4 to 7.
+    auto row_begin = [&](int r, int bytes) { return (i64)(begin_row + r % 4) * bytes; };
     const u8 *from[kCopies], *scale_from[kRounds + 1], *scale_end[kRounds + 1], *zero_from = nullptr, *zero_end = nullptr;
+    // Where a row's scales, and a unit's, are whole eights of bytes, one copy a lane brings them.
+    const bool wide = S::wide && blocks % 4 == 0;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
         const int r = lane / kChunks + i * (32 / kChunks);
-        from[i] = a.data[r >= rows_each] + row_begin(r, a.row_bytes) + part * S::unit_bytes + chunk * 16;
+        from[i] = a.data[r / 4] + row_begin(r, a.row_bytes) + part * S::unit_bytes + chunk * 16;
     }
+    const int piece = 4 * (lane % S::pieces), piece_row = lane / S::pieces;  // blocks of a unit
     if constexpr (S::quantized) {
+        if (wide) {
+            scale_from[0] = (const u8*)(a.scales[piece_row / 4 % 2] + piece) + row_begin(piece_row, 2 * blocks);
+        } else {
 #pragma unroll
-        for (int i = 0; i < kRounds; ++i) {
-            const int w = lane + 32 * i, r = w / S::scale_words;
-            const u8* base = (const u8*)a.scales[r >= rows_each];
-            scale_from[i] = base + row_begin(r, 2 * blocks) + 4 * (w % S::scale_words);
-            scale_end[i] = r < kGroup ? base + (i64)a.rows * 2 * blocks : nullptr;
+            for (int i = 0; i < kRounds; ++i) {
+                const int w = lane + 32 * i, r = w / S::scale_words;
+                scale_from[i] = (const u8*)a.scales[r / 4 % 2] + row_begin(r, 2 * blocks) + 4 * (w % S::scale_words);
+                scale_end[i] = r < kGroup ? (const u8*)a.scales[a.matrices == 2 ? r / 4 : 0] + (i64)a.rows * 2 * blocks : nullptr;
+            }
         }
         if constexpr (S::zeros) {
             const int r = lane / S::zero_words;
-            const u8* base = a.zeros[r >= rows_each];
-            zero_from = base + row_begin(r, zero_bytes) + 4 * (lane % S::zero_words);
-            zero_end = r < kGroup ? base + (i64)a.rows * zero_bytes : nullptr;
+            zero_from = a.zeros[r / 4 % 2] + row_begin(r, zero_bytes) + 4 * (lane % S::zero_words);
+            zero_end = r < kGroup ? a.zeros[a.matrices == 2 ? r / 4 : 0] + (i64)a.rows * zero_bytes : nullptr;
         }
     }
+    const int weights_to = keep(place<S, few>(lane / kChunks, chunk)), chunk_at = keep(chunk * 16);
+    const int scale_to = keep(S::weight_bytes + piece_row * (4 * S::scale_words) + piece * 2);
     auto fetch = [&] {
         if (left > 0) {
             u8* to = ring + fetch_at;
-            const int there = fetch_part * S::unit_bytes + chunk * 16 < a.row_bytes ? 16 : 0;  // else zeros
+            const int there = fetch_part * S::unit_bytes + chunk_at < a.row_bytes ? 16 : 0;  // else zeros
 #pragma unroll
             for (int i = 0; i < kCopies; ++i) {
-                copy_async_16(to + place<S>(lane / kChunks + i * (32 / kChunks), chunk), there ? from[i] : a.data[0], there);
+                // Where the next row lies depends on bits of its number that are the same for each of a lane's rows, or not.
+                const int at = S::bits == 4 && !few || S::bits == 8 && !few ? place<S, few>(lane / kChunks + i * (32 / kChunks), chunk) : weights_to + i * (32 / kChunks) * S::unit_bytes;
+                copy_async_16(to + at, from[i], there);
                 from[i] += S::unit_bytes;
             }
             if constexpr (S::quantized) {
                 const int block = fetch_part * S::blocks;
+                if (wide) {
+                    if (piece_row < kGroup) copy_async_8(to + scale_to, scale_from[0] + 2 * block, block + piece < blocks ? 8 : 0);
+                } else {
 #pragma unroll
-                for (int i = 0; i < kRounds; ++i) {
-                    const u8* word = (const u8*)((u64)(scale_from[i] + 2 * block) & ~3ull);
-                    if (word < scale_end[i]) copy_async_4(to + S::weight_bytes + 4 * (lane + 32 * i), word);
+                    for (int i = 0; i < kRounds; ++i) {
+                        const u8* word = (const u8*)((u64)(scale_from[i] + 2 * block) & ~3ull);
+                        if (word < scale_end[i]) copy_async_4(to + S::weight_bytes + 4 * (lane + 32 * i), word);
+                    }
                 }
                 if constexpr (S::zeros) {
                     const u8* word = (const u8*)((u64)(zero_from + block * bits / 8) & ~3ull);
@@ -159,158 +186,241 @@ __device__ void linear(const LinearArguments& a) {
     };
 
     let_next_begin();
-    if constexpr (S::quantized) {  // a scale that no copy reaches is multiplied by zero, and must be a number
+    if (S::quantized && !wide) {  // a scale that no copy reaches is multiplied by zero, and must be a number
         for (int i = lane; i < S::depth * (S::side_bytes / 4); i += 32)
             *(u32*)(ring + i / (S::side_bytes / 4) * S::stage_bytes + S::weight_bytes + i % (S::side_bytes / 4) * 4) = 0;
         __syncwarp();
     }
+#pragma unroll 1
     for (int i = 0; i < S::depth - 1; ++i) fetch();
-    for (int i = threadIdx.x; i < groups * slots * kGroup * a.tokens; i += kThreads) partial[i] = 0;  // not every warp has a part
+    for (int i = threadIdx.x; i < groups * a.slots * kGroup * a.tokens; i += kThreads) partial[i] = 0;  // not every warp has a part
 
-    // The norm's weights do not depend on the previous kernel.
-    uint4 weights[2] = {};
-    if (a.norm)
+    // What a warp stages of x is an item: 256 columns of a token, eight a lane, under one scale. Several are on their way
+    // at once. The norm's weights do not depend on the previous kernel.
+    constexpr int kTogether = few ? 2 : 4;
+    const int items = a.tokens * spans;
+    float x[kTogether][8];
+    uint4 norm[kTogether];
+    auto column = [&](int i) { return (i - quotient(i, a.by_spans) * spans) * kSpan + 8 * lane; };
+    auto read_norm = [&](int first) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-            if (int k = 8 * (threadIdx.x + i * kThreads); k < a.columns) weights[i] = *(const uint4*)(a.norm + k);
+        for (int j = 0; j < kTogether; ++j)
+            if (const int i = first + j * kWarps, k = column(i); a.norm && i < items && k < a.columns) norm[j] = *(const uint4*)(a.norm + k);
+    };
+    read_norm(warp);
+    // What a thread writes first: row `out` of this block's, of token m.
+    const int per_token = groups << a.rows_log2, outputs = per_token * a.tokens;
+    const float* const extra_from = (a.residual ? a.residual : a.gate) + first_group * rows_each;
+    const bool has_extra = a.residual || a.gate;
+    int m = 0, out = threadIdx.x;
+    auto within = [&] {
+        for (; out >= per_token; out -= per_token) ++m;
+    };
+    if ((int)threadIdx.x < outputs) within();
     wait_for_previous();
-    // What a thread writes first; later ones (of many rows) are read when they are due.
-    const int per_token = groups * rows_each, first_out = first_group * rows_each;
-    auto extra_at = [&](int i) { return (i64)(i / per_token) * a.rows + first_out + i % per_token; };
     float extra = 0;
-    if (const float* p = a.residual ? a.residual : a.gate; p && (int)threadIdx.x < per_token * a.tokens) extra = p[extra_at(threadIdx.x)];
+    if (has_extra && (int)threadIdx.x < outputs) extra = extra_from[(i64)m * a.rows + out];
 
-    // x: a warp has 256 columns at a time, eight a lane, under one scale.
-    for (int m = 0; m < a.tokens; ++m) {
-        float square = 0;
-        const float* x = a.x + (i64)m * a.columns;
-        for (int i = 0, k = 8 * threadIdx.x; k < padded; ++i, k += 8 * kThreads) {
-            float v[8] = {};
-            if (k < a.columns) *(float4*)v = *(const float4*)(x + k), *(float4*)(v + 4) = *(const float4*)(x + k + 4);
-            if (a.norm && k < a.columns) {
-                const uint4 w = i == 0 ? weights[0] : i == 1 ? weights[1] : *(const uint4*)(a.norm + k);
-                const u32 pairs[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    square = fmaf(v[j], v[j], square);
-                    v[j] *= j % 2 ? high<T>(pairs[j / 2]) : low<T>(pairs[j / 2]);
-                }
-            }
-            u8* to = xs + m * token_bytes(S::x_bytes, padded) + S::x_bytes * k;
-            if constexpr (!S::quantized && !is_half<T>()) {
-                store_plain<T>(to, v, 1.0f);  // of float32's range
-            } else {
-                float top = 0;
-#pragma unroll
-                for (int j = 0; j < 8; ++j) top = fmaxf(top, fabsf(v[j]));
-                top = warp_top(top);
-                const int span = m * (padded / kSpan) + k / kSpan;
-                if constexpr (S::quantized) {
-                    const bool usable = top > 1e-30f && top < 1e30f;
-                    const float up = usable ? 32512.0f / top : 0.0f;
-                    int sum = store_whole<bits>(to, v, up);
-                    if (lane == 0) downs[span] = usable ? top / (32512.0f * (bits == 4 ? 16 : 1)) : top == 0 || top <= 1e-30f ? 0.0f : __uint_as_float(0x7fffffffu);
-                    if constexpr (S::zeros) {
-                        constexpr int lanes = S::block / 8;
-#pragma unroll
-                        for (int step = 1; step < lanes; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
-                        if (lane % lanes == 0) sums[m * (padded / S::block) + k / S::block] = sum;
-                    }
-                } else {
-                    const float up = power_below(16384.0f, top);
-                    store_plain<T>(to, v, up);
-                    if (lane == 0) downs[span] = 1 / up;
-                }
-            }
-        }
+    auto stage_x = [&](int i, float (&v)[8], const uint4& norm_weights) {
+        const int token = quotient(i, a.by_spans), k = column(i);
         if (a.norm) {
+            const u32 pairs[4] = {norm_weights.x, norm_weights.y, norm_weights.z, norm_weights.w};
+            float square = 0;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                square = fmaf(v[j], v[j], square);
+                if (k < a.columns) v[j] *= j % 2 ? high<T>(pairs[j / 2]) : low<T>(pairs[j / 2]);
+            }
             square = warp_sum(square);
-            if (lane == 0) squares[m * kWarps + warp] = square;
+            if (lane == 0) squares[i] = square;
         }
+        u8* to = xs + token * token_bytes(S::x_bytes, padded) + S::x_bytes * k;
+        if constexpr (!S::quantized && !is_half<T>()) {
+            store_plain<T>(to, v, 1.0f);  // of float32's range
+        } else {
+            float top = 0;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) top = fmaxf(top, fabsf(v[j]));
+            top = warp_top(top);
+            if constexpr (S::quantized) {
+                const bool usable = top > 1e-30f && top < 1e30f;
+                const float up = usable ? 32512.0f / top : 0.0f;
+                int sum = store_whole<bits>(to, v, up);
+                if (lane == 0) downs[i] = usable ? top / (32512.0f * (bits == 4 ? 16 : 1)) : top == 0 || top <= 1e-30f ? 0.0f : __uint_as_float(0x7fffffffu);
+                if constexpr (S::zeros) {
+                    constexpr int lanes = S::slot / 8;
+#pragma unroll
+                    for (int step = 1; step < lanes; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+                    if (lane % lanes == 0) sums[(u32)(token * padded + k) / S::slot] = sum;
+                }
+            } else {
+                const float up = power_below(16384.0f, top);
+                store_plain<T>(to, v, up);
+                if (lane == 0) downs[i] = 1 / up;
+            }
+        }
+    };
+    for (int first = warp; first < items; first += kTogether * kWarps) {
+        if (first != warp) read_norm(first);
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) {
+            const int i = first + j * kWarps, k = column(i);
+            const bool there = i < items && k < a.columns;
+            const float* from = a.x + (i64)quotient(i, a.by_spans) * a.columns + k;
+            *(float4*)x[j] = there ? *(const float4*)from : float4{0, 0, 0, 0};
+            *(float4*)(x[j] + 4) = there ? *(const float4*)(from + 4) : float4{0, 0, 0, 0};
+        }
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j)
+            if (const int i = first + j * kWarps; i < items) stage_x(i, x[j], norm[j]);
     }
     __syncthreads();
+    if (a.norm)
+        for (int i = warp; i < a.tokens; i += kWarps) {
+            float square = 0;
+            for (int span = lane; span < spans; span += 32) square += squares[i * spans + span];
+            square = warp_sum(square);
+            if (lane == 0) factors[i] = rsqrtf(square / a.columns + a.epsilon);
+        }
 
-    const int token = row < a.tokens ? row : a.tokens - 1;
-    const u8* const my_x = xs + token * token_bytes(S::x_bytes, padded) + quarter * (8 * S::x_bytes);
-    const float* const my_downs = downs + token * (padded / kSpan);
-    const int* const my_sums = sums + (S::zeros ? token * (padded / (S::block ? S::block : 1)) : 0);
-    float sum[2] = {};  // of the lane's token and two rows of the group
-    int group = begin_group, slot = part ? warp - ((group * parts + 1) * kWarps - 1) / units : 0, stage_at = 0;
+    // Where a lane's results belong: its row of the products is a token, or (few) a token's slot.
+    const int row_token = few ? row / kSlots : row, token = row_token < a.tokens ? row_token : 0, own = few ? row % kSlots : 0;
+    const u8* const my_x = xs + token * token_bytes(S::x_bytes, padded);
+    const float* const my_downs = downs + token * spans;
+    const int* const my_sums = sums + (S::zeros ? token * (padded / S::slot) : 0);
+    float sum[S::quantized && !few ? kSlots : 1][2] = {};  // of two rows of the group; of each slot
+    // The warps that have a part of a group are its first one, where the group's first unit is, and those behind it.
+    const u32 before = __ballot_sync(0xffffffffu, lane < kWarps && units * lane / kWarps <= begin_group * parts);
+    int group = begin_group, slot = part ? warp + 1 - __popc(before) : 0, stage_at = 0;
     // Where the scales of those rows lie beside a unit, and by how many bytes their zero points are off a word: the
     // same in each group, which has a multiple of four rows of a matrix.
     int scale_at[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) scale_at[i] = S::weight_bytes + (2 * quarter + i) * S::scale_words * 4 + (i & blocks & 1) * 2;
+    for (int i = 0; i < 2; ++i) scale_at[i] = keep(S::weight_bytes + (2 * quarter + i) * S::scale_words * 4 + (i & blocks & 1) * 2);
+    // few: a lane's weights are those of the slot `quarter`; the lane that has activations of the same slot as a row of its
+    // own holds them, and all others hold zeros, so that each slot becomes a row of the products.
+    const bool holds = few && own == quarter && row_token < a.tokens;
+    const u32 x_from = keep(shared_address(my_x + S::x_bytes * S::slot * quarter));
+    const int own_block = keep(own * S::slot / (S::block ? S::block : 1));
+    uint4 held[4] = {};
+    int weights_at[4];
+    if constexpr (few) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) weights_at[i] = keep(place<S, few>(row, S::chunks == 1 ? quarter + 4 * (i % 2) : quarter * S::chunks + i % S::chunks));
+    }
+    const u32 upper_half = keep(0xf0f0f0f0u), first_bit = keep(0x80808080u);
+
+    // A slot's product as a number: of row i of the two, `block` of the unit, `at` among the slots of all columns.
+    auto scaled_by = [&](const u8* stage, int i, int block, int at, int upper, int lower, float before) {
+        int whole = 256 * upper + lower;
+        if constexpr (S::zeros) {
+            const u8* zeros = stage + S::weight_bytes + (kGroup * S::scale_words + (2 * quarter + i) * S::zero_words) * 4 + ((2 * quarter + i) * zero_bytes + part * (S::blocks * bits / 8) & 3);
+            const int zero = (zeros[block * bits / 8] >> (bits == 4 ? block % 2 * 4 : 0) & (1 << bits) - 1) - (1 << bits - 1);
+            whole -= (bits == 4 ? 16 * zero : zero) * my_sums[at];
+        }
+        // A unit of one block may begin in the middle of the word that was copied.
+        const int scale = S::blocks == 1 ? scale_at[i] ^ part % 2 * 2 : scale_at[i] + 2 * block;
+        return fmaf(T::from(*(const u16*)(stage + scale)), (float)whole, before);
+    };
     for (int count = end - begin; count > 0; --count) {
         fetch();
         wait_copies<S::depth - 1>();
         __syncwarp();
         const u8* const stage = ring + stage_at;
-        const u8* const x_at = my_x + part * (S::unit * S::x_bytes);
-        const u8* zeros[2] = {};
-        if constexpr (S::zeros) {  // the braces matter: without them NVCC 13 drops the loop that follows
+        if constexpr (!S::quantized) {
+            const u8* const x_at = my_x + quarter * 32 + part * (S::unit * 4);
+            float products[2][4] = {};
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const int r = 2 * quarter + i;
-                zeros[i] = stage + S::weight_bytes + (kGroup * S::scale_words + r * S::zero_words) * 4 + (r * zero_bytes + part * (S::blocks * bits / 8) & 3);
+            for (int step = 0; step < S::unit / 32; ++step) {
+                const uint4 w = *(const uint4*)(stage + place<S, few>(row, 4 * step + quarter));
+                multiply_add<T>(products[0], *(const uint4*)(x_at + step * 128), w.x, w.y);
+                multiply_add<T>(products[1], *(const uint4*)(x_at + step * 128 + 16), w.z, w.w);
             }
-        }
+            const float down = is_half<T>() ? my_downs[(u32)(part * S::unit) / kSpan] : 1.0f;
 #pragma unroll
-        for (int span = 0; span < (S::unit + kSpan - 1) / kSpan; ++span) {
-            constexpr int span_steps = (S::unit < kSpan ? S::unit : kSpan) / 32;
-            const float down = !S::quantized && !is_half<T>() ? 1.0f : my_downs[(part * S::unit) / kSpan + span];
-            if constexpr (!S::quantized) {
-                float products[2][4] = {};
+            for (int i = 0; i < 2; ++i) sum[0][i] = fmaf(down, (products[0][i] + products[0][i + 2]) + (products[1][i] + products[1][i + 2]), sum[0][i]);
+        } else if constexpr (few) {
+            float scaled[2] = {};
 #pragma unroll
-                for (int i = 0; i < span_steps; ++i) {
-                    const int step = span * span_steps + i;
-                    const uint4 w = *(const uint4*)(stage + place<S>(row, 4 * step + quarter));
-                    multiply_add<T>(products[0], *(const uint4*)(x_at + step * 128), w.x, w.y);
-                    multiply_add<T>(products[1], *(const uint4*)(x_at + step * 128 + 16), w.z, w.w);
+            for (int round = 0; round < S::rounds; ++round) {
+                int products[4] = {};
+#pragma unroll
+                for (int i = 0; i < S::chunks; ++i) {
+                    const int base = S::chunks == 1 ? round % 2 : i, ahead = S::chunks == 1 ? round / 2 * 128 : round * (64 * S::chunks);
+                    const uint4 w = *(const uint4*)(stage + weights_at[base] + ahead);
+                    const u32 words[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+                    for (int j = 0; j < 16 / bits; ++j) {
+                        uint4& x = held[(round * S::chunks + i) * (16 / bits) % 4 + j];
+                        load_if(holds, x, x_from + part * (2 * S::unit) + 2 * (round * (kSlots * S::slot) + (i * (16 / bits) + j) * 8));
+                        if constexpr (bits == 4)  // a nibble n in the upper half of a byte, its first bit turned: 16 * (n - 8)
+                            multiply_add(products, x, words[j] << 4 & upper_half ^ first_bit, words[j] & upper_half ^ first_bit);
+                        else
+                            multiply_add(products, x, words[2 * j] ^ first_bit, words[2 * j + 1] ^ first_bit);
+                    }
                 }
+                const int block = round * kSlots * S::slot / S::block + own_block, at = part * (S::unit / S::slot) + round * kSlots + own;
 #pragma unroll
-                for (int i = 0; i < 2; ++i) sum[i] = fmaf(down, (products[0][i] + products[0][i + 2]) + (products[1][i] + products[1][i + 2]), sum[i]);
-            } else {
-                constexpr int block_steps = S::block / 32, span_blocks = kSpan / S::block;
-                float scaled[2] = {};
+                for (int i = 0; i < 2; ++i) scaled[i] = scaled_by(stage, i, block, at, products[i], products[i + 2], scaled[i]);
+                if ((round + 1) * (kSlots * S::slot) % kSpan == 0) {
+                    const float down = my_downs[part * (S::unit / kSpan) + round * kSlots * S::slot / kSpan + own * S::slot / kSpan];
+                    sum[0][0] = fmaf(down, scaled[0], sum[0][0]), sum[0][1] = fmaf(down, scaled[1], sum[0][1]);
+                    scaled[0] = scaled[1] = 0;
+                }
+            }
+        } else {
+            const u8* const x_at = my_x + quarter * 16 + part * (S::unit * 2);
 #pragma unroll
-                for (int b = 0; b < span_blocks; ++b) {
-                    const int block = span * span_blocks + b;
+            for (int span = 0; span < S::unit / kSpan; ++span) {
+                constexpr int span_slots = kSpan / S::slot, slot_steps = S::slot / 32;
+                const float down = my_downs[part * (S::unit / kSpan) + span];
+                float scaled[kSlots][2] = {};
+#pragma unroll
+                for (int b = 0; b < span_slots; ++b) {
+                    const int at = span * span_slots + b;
                     int products[4] = {};
 #pragma unroll
-                    for (int i = 0; i < block_steps; ++i) {
-                        const int step = block * block_steps + i;
+                    for (int i = 0; i < slot_steps; ++i) {
+                        const int step = at * slot_steps + i;
                         const uint4 x = *(const uint4*)(x_at + step * 64);
                         if constexpr (bits == 4) {
-                            // A nibble n in the upper half of a byte, its first bit turned: 16 * (n - 8).
-                            const u32 w = *(const u32*)(stage + place<S>(row, step) + quarter * 4);
-                            multiply_add(products, x, w << 4 & 0xf0f0f0f0u ^ 0x80808080u, w & 0xf0f0f0f0u ^ 0x80808080u);
+                            const u32 w = *(const u32*)(stage + place<S, few>(row, step) + quarter * 4);
+                            multiply_add(products, x, w << 4 & upper_half ^ first_bit, w & upper_half ^ first_bit);
                         } else {
-                            const uint2 w = *(const uint2*)(stage + place<S>(row, 2 * step + quarter / 2) + quarter % 2 * 8);
-                            multiply_add(products, x, w.x ^ 0x80808080u, w.y ^ 0x80808080u);
+                            const uint2 w = *(const uint2*)(stage + place<S, few>(row, 2 * step + quarter / 2) + quarter % 2 * 8);
+                            multiply_add(products, x, w.x ^ first_bit, w.y ^ first_bit);
                         }
                     }
 #pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        int whole = 256 * products[i] + products[i + 2];
-                        if constexpr (S::zeros) {
-                            const int zero = (zeros[i][block * bits / 8] >> (bits == 4 ? block % 2 * 4 : 0) & (1 << bits) - 1) - (1 << bits - 1);
-                            whole -= (bits == 4 ? 16 * zero : zero) * my_sums[part * S::blocks + block];
-                        }
-                        // A unit of one block may begin in the middle of the word that was copied.
-                        const int at = S::blocks == 1 ? scale_at[i] ^ part % 2 * 2 : scale_at[i] + 2 * block;
-                        scaled[i] = fmaf(T::from(*(const u16*)(stage + at)), (float)whole, scaled[i]);
-                    }
+                    for (int i = 0; i < 2; ++i)
+                        scaled[at % kSlots][i] = scaled_by(stage, i, at * S::slot / S::block, part * (S::unit / S::slot) + at, products[i], products[i + 2], scaled[at % kSlots][i]);
                 }
-                sum[0] = fmaf(down, scaled[0], sum[0]), sum[1] = fmaf(down, scaled[1], sum[1]);
+#pragma unroll
+                for (int b = 0; b < (span_slots < kSlots ? span_slots : kSlots); ++b) {
+                    const int s = (span * span_slots + b) % kSlots;
+                    sum[s][0] = fmaf(down, scaled[s][0], sum[s][0]), sum[s][1] = fmaf(down, scaled[s][1], sum[s][1]);
+                }
             }
         }
         if (++part == parts || count == 1) {
-            if (row < a.tokens) {  // as a row of the product it is a token
-                float* to = partial + ((group * slots + slot) * a.tokens + row) * kGroup + 2 * quarter;
-                to[0] = sum[0], to[1] = sum[1];
+            float totals[2];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {  // slots are added in one order, however they lie
+                if constexpr (few) {
+                    totals[i] = sum[0][i] + __shfl_xor_sync(0xffffffffu, sum[0][i], 4);
+                    totals[i] += __shfl_xor_sync(0xffffffffu, totals[i], 8);
+                } else if constexpr (S::quantized) {
+                    totals[i] = (sum[0][i] + sum[1][i]) + (sum[2][i] + sum[3][i]);
+                } else {
+                    totals[i] = sum[0][i];
+                }
             }
-            sum[0] = sum[1] = 0;
+            if (row_token < a.tokens && own == 0) {
+                float* to = partial + ((group * a.slots + slot) * a.tokens + token) * kGroup + 2 * quarter;
+                to[0] = totals[0], to[1] = totals[1];
+            }
+#pragma unroll
+            for (auto& each : sum) each[0] = each[1] = 0;
             if (part == parts) part = 0, slot = 0, ++group;
         }
         stage_at = stage_at + S::stage_bytes == S::ring_bytes ? 0 : stage_at + S::stage_bytes;
@@ -319,29 +429,23 @@ __device__ void linear(const LinearArguments& a) {
     wait_copies<0>();
     __syncthreads();
 
-    for (int i = threadIdx.x; i < per_token * a.tokens; i += kThreads) {
-        const int m = i / per_token, out = i % per_token, g = out / rows_each, r = out % rows_each;
+    for (int i = threadIdx.x; i < outputs; i += kThreads) {
+        if (i >= kThreads) {
+            out += kThreads, within();
+            if (has_extra) extra = extra_from[(i64)m * a.rows + out];
+        }
+        const float* at = partial + ((out >> a.rows_log2) * a.slots * a.tokens + m) * kGroup + out % rows_each;
         float total[2] = {};
-        for (int w = 0; w < slots; ++w) {  // those that no warp has written are zero
-            const float* at = partial + ((g * slots + w) * a.tokens + m) * kGroup + r;
+#pragma unroll 4
+        for (int w = 0; w < a.slots; ++w, at += a.tokens * kGroup) {  // those that no warp has written are zero
             total[0] += at[0];
-            if (a.matrices == 2) total[1] += at[rows_each];
+            if (a.matrices == 2) total[1] += at[4];
         }
-        float factor = 1;
-        if (a.norm) {
-            float square = 0;
-#pragma unroll
-            for (int w = 0; w < kWarps; w += 4) {
-                const float4 v = *(const float4*)(squares + m * kWarps + w);
-                square += (v.x + v.y) + (v.z + v.w);
-            }
-            factor = rsqrtf(square / a.columns + a.epsilon);
-        }
-        if (i >= kThreads && (a.residual || a.gate)) extra = (a.residual ? a.residual : a.gate)[extra_at(i)];
+        const float factor = a.norm ? factors[m] : 1;
         float y = total[0] * factor;
         if (a.matrices == 2) y = y / (1 + expf(-y)) * (total[1] * factor);
         if (a.gate) y *= extra / (1 + expf(-extra));
         if (a.residual) y += extra;
-        a.y[(i64)m * a.stride + a.offset + first_out + out] = y;
+        a.y[(i64)m * a.stride + a.offset + first_group * rows_each + out] = y;
     }
 }

@@ -10,10 +10,12 @@
 //     past_key, past_value [batch, kv_num_heads, capacity, head_dim], seqlens_k int32 [batch], cos, sin [positions,
 //     head_dim / 2]) -> (float32 [batch, 1, num_heads * head_dim], present_key, present_value: the same buffers)
 //     Attributes: num_heads, kv_num_heads, head_dim, interleaved.
+// DeviceAttentionInt8(the same, then key_scales, value_scales float32 [1, kv_num_heads, 1, head_dim]): past and present are
+//     int8 codes, each a number divided by its channel's scale. Operators of one name would share one list of inputs.
 // DeviceArgMax(logits float32 [batch, 1, vocabulary]) -> int64 [batch, 1]; -1 where a logit is no number.
 //
-// Weights and tables are float16 or bfloat16. The kernels themselves (kernels.cu) are compiled for the device at hand and
-// given to helium_device_load before a session is made.
+// Weights and tables are float16 or bfloat16, and so are keys and values that are no codes. The kernels themselves
+// (kernels.cu) are compiled for the device at hand and given to helium_device_load before a session is made.
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -216,19 +218,17 @@ struct Linear {
             }
             // Matrices of a gate that are stored otherwise go one after the other: the second finds the first's product.
             a.gate = gated && !both && i == 1 ? (const float*)y : nullptr;
-            cuda::Function function = nullptr;
-            RETURN_IF_ERROR(find(ort, "linear_" + matrix.storage() + "_" + type, &function));
-            RETURN_IF_ERROR(launch_in_parts(function, matrix.sizes(), a, (const float*)x.data, (float*)y, tokens, stream));
+            RETURN_IF_ERROR(launch_in_parts("linear_" + matrix.storage() + "_" + type, matrix, a, (const float*)x.data, (float*)y, tokens, stream));
             if (!gated) a.offset += a.rows;
         }
         return nullptr;
     }
 
     // As many tokens at once as find room in shared memory.
-    Status launch_in_parts(cuda::Function function, const StorageSizes& sizes, LinearArguments a, const float* x, float* y, int64_t tokens,
+    Status launch_in_parts(const std::string& kernel, const Matrix& matrix, LinearArguments a, const float* x, float* y, int64_t tokens,
                            cuda::Stream stream) const {
-        const int groups = a.rows * a.matrices / kGroup, blocks = std::min(g_device.processors, groups);
-        a.groups_each = groups / blocks, a.groups_over = groups % blocks;
+        const StorageSizes sizes = matrix.sizes();
+        const int blocks = arrange(a, sizes, g_device.processors);
         const float *residual_from = a.residual, *gate_from = a.gate;
         for (int64_t first = 0; first < tokens;) {
             a.tokens = (int)std::min<int64_t>(tokens - first, kMaxTokens);
@@ -237,6 +237,8 @@ struct Linear {
             // attention, and both are later (measured: 1.43 ms a token instead of 1.29).
             const int shared = std::max(linear_shared_bytes(sizes, g_device.depth, a), g_device.shared_bytes / 2 + 1024);
             if (shared > g_device.shared_bytes) return failed(ort, "a row of " + std::to_string(columns) + " columns finds no room in shared memory");
+            cuda::Function function = nullptr;
+            RETURN_IF_ERROR(find(ort, matrix.bits != 16 && a.tokens <= kFew ? kernel + "_few" : kernel, &function));
             a.x = x + first * columns, a.y = y + first * a.stride;
             a.residual = residual_from ? residual_from + first * a.rows : nullptr;
             a.gate = gate_from ? gate_from + first * a.rows : nullptr;
@@ -289,13 +291,16 @@ struct Embedding {
     }
 };
 
-template <bool brain>
+template <bool brain, bool coded>
 struct Attention {
-    static constexpr const char *kName = "DeviceAttention", *kProvider = kCuda;
-    static constexpr size_t kInputs = 6, kOutputs = 3;
-    static constexpr int kType = brain ? ort::kBFloat16 : ort::kFloat16;
-    static int input_type(size_t i) { return i == 0 ? ort::kFloat : i == 3 ? ort::kInt32 : kType; }
-    static int output_type(size_t i) { return i == 0 ? ort::kFloat : kType; }
+    static constexpr const char *kName = coded ? "DeviceAttentionInt8" : "DeviceAttention", *kProvider = kCuda;
+    static constexpr size_t kInputs = coded ? 8 : 6, kOutputs = 3;
+    static constexpr int kType = brain ? ort::kBFloat16 : ort::kFloat16, kCache = coded ? ort::kInt8 : kType;
+    static int input_type(size_t i) {
+        constexpr int types[] = {ort::kFloat, kCache, kCache, ort::kInt32, kType, kType, ort::kFloat, ort::kFloat};
+        return types[i];
+    }
+    static int output_type(size_t i) { return i == 0 ? ort::kFloat : kCache; }
     static constexpr size_t kVariadic = kNone;
 
     Calls ort;
@@ -314,26 +319,28 @@ struct Attention {
     Status compute(ort::Context* context) const {
         cuda::Stream stream = nullptr;
         RETURN_IF_ERROR(ort.stream(context, &stream));
-        Tensor qkv, keys, values, last, cos, sin;
-        Tensor* inputs[] = {&qkv, &keys, &values, &last, &cos, &sin};
-        for (size_t i = 0; i < 6; ++i) RETURN_IF_ERROR(read_input(ort, context, i, inputs[i]));
+        Tensor qkv, keys, values, last, cos, sin, key_scales, value_scales;
+        Tensor* inputs[] = {&qkv, &keys, &values, &last, &cos, &sin, &key_scales, &value_scales};
+        for (size_t i = 0; i < kInputs; ++i) RETURN_IF_ERROR(read_input(ort, context, i, inputs[i]));
         const int64_t batch = qkv.dims[0], capacity = keys.dims[2];
-        if (qkv.dims[1] != 1) return failed(ort, "DeviceAttention takes one new token of each row");
+        if (qkv.dims[1] != 1) return failed(ort, std::string(kName) + " takes one new token of each row");
         void *output = nullptr, *present_keys = nullptr, *present_values = nullptr;
         RETURN_IF_ERROR(write_output(ort, context, 0, {batch, 1, heads * size}, &output));
         RETURN_IF_ERROR(write_output(ort, context, 1, {batch, kv_heads, capacity, size}, &present_keys));
         RETURN_IF_ERROR(write_output(ort, context, 2, {batch, kv_heads, capacity, size}, &present_values));
         if (present_keys != keys.data || present_values != values.data)
-            return failed(ort, "DeviceAttention writes keys and values in place: bind past and present to the same buffers");
+            return failed(ort, std::string(kName) + " writes keys and values in place: bind past and present to the same buffers");
         RETURN_IF_ERROR(parts.at_least(ort, (size_t)(batch * heads * kSplits * (size + 2)) * sizeof(float)));
         RETURN_IF_ERROR(arrived.at_least(ort, (size_t)(batch * kv_heads) * sizeof(unsigned)));
         AttentionArguments a{};
-        a.qkv = (const float*)qkv.data, a.keys = (u16*)keys.data, a.values = (u16*)values.data, a.last = (const int*)last.data;
+        a.qkv = (const float*)qkv.data, a.keys = keys.data, a.values = values.data, a.last = (const int*)last.data;
         a.cos = (const u16*)cos.data, a.sin = (const u16*)sin.data, a.output = (float*)output;
         a.parts = (float*)parts.address, a.arrived = (unsigned*)arrived.address;
         a.heads = (int)heads, a.kv_heads = (int)kv_heads, a.capacity = (int)capacity, a.interleaved = (int)interleaved;
+        a.key_scales = (const float*)key_scales.data, a.value_scales = (const float*)value_scales.data;
+        const std::string name = std::string("attention_") + (brain ? "bfloat" : "half") + "_" + std::to_string(size) + (heads == kv_heads ? "_1" : "_4");
         cuda::Function function = nullptr;
-        RETURN_IF_ERROR(find(ort, std::string("attention_") + (brain ? "bfloat" : "half") + "_" + std::to_string(size) + (heads == kv_heads ? "_1" : "_4"), &function));
+        RETURN_IF_ERROR(find(ort, coded ? name + "_int8" : name, &function));
         return launch(ort, function, kSplits, (unsigned)kv_heads, (unsigned)batch, kAttentionThreads, 0, stream, a);
     }
 };
@@ -380,11 +387,13 @@ HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* b
     using namespace helium;
     static const Registration<Linear> linear;
     static const Registration<Embedding> embedding;
-    static const Registration<Attention<false>> attention_half;
-    static const Registration<Attention<true>> attention_bfloat;
+    static const Registration<Attention<false, false>> attention_half;
+    static const Registration<Attention<true, false>> attention_bfloat;
+    static const Registration<Attention<false, true>> attention_half_int8;
+    static const Registration<Attention<true, true>> attention_bfloat_int8;
     static const Registration<ArgMax> argmax;
     const Calls ort{base->get_api(ort::kApiVersion)};
-    return register_operators(ort, options, {&linear, &embedding, &attention_half, &attention_bfloat, &argmax});
+    return register_operators(ort, options, {&linear, &embedding, &attention_half, &attention_bfloat, &attention_half_int8, &attention_bfloat_int8, &argmax});
 }
 
 // Make the kernels of `image` (a CUDA binary for the device) known to the operators. `processors`: multiprocessors;
