@@ -37,12 +37,12 @@ TARGETS: dict[str, Target] = {
         bits=(2, 4, 8),
         accuracy_levels=(0, 1, 4),
     ),
-    # GroupQueryAttention knows no float32 there, and MatMulNBits wants its scales in the type of the activations, knows
-    # 4 and 8 bits alone, and has one way to compute. Source: ONNX Runtime 1.31.1, docs/OperatorKernels.md and
-    # contrib_ops/cuda/quantization/matmul_nbits.cc.
+    # GroupQueryAttention knows no float32 there: it keeps keys and values in the type of the activations or in int8.
+    # MatMulNBits wants its scales in that type, knows 4 and 8 bits alone, and has one way to compute. Source: ONNX
+    # Runtime 1.31.1, docs/OperatorKernels.md and contrib_ops/cuda/quantization/matmul_nbits.cc.
     "cuda": Target(
         operators=("onnxruntime",),
-        caches={"float16": ("float16",), "bfloat16": ("bfloat16",)},
+        caches={"float16": ("float16", "int8"), "bfloat16": ("bfloat16", "int8")},
         scales={"float16": ("float16",), "bfloat16": ("bfloat16",)},
         bits=(4, 8),
         accuracy_levels=(0,),

@@ -96,6 +96,19 @@ def rotate(x: Array, cos: Array, sin: Array, interleaved: int) -> Array:
     return np.stack((one, two), axis=-1).reshape(x.shape) if interleaved else np.concatenate((one, two), axis=1)
 
 
+def attend(query: Array, keys: Array, values: Array) -> Array:
+    """``query [H, D]`` over ``keys`` and ``values [H, tokens, D]``, all float32: ``[H, D]``."""
+    scores = np.einsum("hd,htd->ht", query, keys) / np.float32(np.sqrt(query.shape[1]))
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed: Array = np.einsum("ht,htd->hd", weights / weights.sum(-1, keepdims=True), values)
+    return mixed
+
+
+def codes(x: Array, scales: Array) -> Array:
+    """``x / scales`` in int8: the nearest, of two the even one; 0 for what is no number."""
+    return np.nan_to_num(np.clip(np.rint(x / scales), -128, 127), nan=0).astype(np.int8)
+
+
 def device_attention(
     qkv: Array,
     past_key: Array,
@@ -103,7 +116,7 @@ def device_attention(
     seqlens_k: Array,
     cos: Array,
     sin: Array,
-    *,
+    *scales: Array,
     num_heads: int,
     kv_num_heads: int,
     head_dim: int,
@@ -112,20 +125,28 @@ def device_attention(
     """``qkv`` float32 ``[B, 1, (H + 2 G) * D]``, pasts ``T [B, G, C, D]``, ``seqlens_k`` int32 ``[B]`` (the new token's
     position), tables ``T [positions, D / 2]`` give float32 ``[B, 1, H * D]`` and pasts with the new key and value. What
     lies behind the new token is not read.
+
+    Pasts of int8 are codes of ``scales`` (of keys, of values), float32 ``[1, G, 1, D]`` each: a number is its code
+    times its channel's scale, that of the new token too. What no code can say, an infinity or NaN among its numbers,
+    makes NaN of the output of all heads that read it.
     """
     keys, values = past_key.copy(), past_value.copy()
+    assert (keys.dtype == np.int8) == (len(scales) == 2)
+    steps = [x.reshape(kv_num_heads, head_dim) for x in scales]
     output = np.empty((len(qkv), 1, num_heads * head_dim), np.float32)
     for row, position in enumerate(seqlens_k.tolist()):
         heads = qkv[row, 0].reshape(num_heads + 2 * kv_num_heads, head_dim)
         query, key, value = np.split(heads, [num_heads, num_heads + kv_num_heads])
         c, s = cos[position].astype(np.float32), sin[position].astype(np.float32)
-        keys[row, :, position] = rotate(key, c, s, interleaved).astype(keys.dtype)
-        values[row, :, position] = value.astype(values.dtype)
-        group = num_heads // kv_num_heads
-        k, v = (np.repeat(x[row, :, : position + 1].astype(np.float32), group, axis=0) for x in (keys, values))
-        scores = np.einsum("hd,htd->ht", rotate(query, c, s, interleaved), k) / np.float32(np.sqrt(head_dim))
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = np.einsum("ht,htd->hd", weights / weights.sum(-1, keepdims=True), v)
+        new, group = (rotate(key, c, s, interleaved), value), num_heads // kv_num_heads
+        seen = []
+        for i, (cache, numbers) in enumerate(zip((keys, values), new, strict=True)):
+            cache[row, :, position] = codes(numbers, steps[i]) if scales else numbers.astype(cache.dtype)
+            kept = cache[row, :, : position + 1].astype(np.float32)
+            seen.append(np.repeat(kept * steps[i][:, None] if scales else kept, group, axis=0))
+        mixed = attend(rotate(query, c, s, interleaved), *seen)
+        if scales:
+            mixed[np.repeat(~np.isfinite(new).all((0, 2)), group)] = np.nan
         output[row, 0] = mixed.reshape(-1)
     return output, keys, values
 
@@ -139,6 +160,7 @@ OPERATORS: dict[str, Callable[..., tuple[Array, ...]]] = {
     "DeviceEmbedding": device_embedding,
     "DeviceLinear": device_linear,
     "DeviceAttention": device_attention,
+    "DeviceAttentionInt8": device_attention,
     "DeviceArgMax": device_argmax,
 }
 

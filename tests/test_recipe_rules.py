@@ -53,6 +53,8 @@ def test_every_provider_has_a_shipped_recipe() -> None:
     [
         CUDA + HALF,
         CUDA + BRAIN,
+        CUDA + HALF.replace("cache = 'float16'", "cache = 'int8'"),
+        CUDA + BRAIN.replace("cache = 'bfloat16'", "cache = 'int8'"),
         CUDA + HALF + ROUNDED,
         CUDA + HALF + ROUNDED + "[quantization.linear]\n" + FOUR,
         CUDA + HALF + ROUNDED + "[quantization.head]\nbits = 8\nscales = 'float16'\n",
@@ -85,8 +87,6 @@ def test_what_cuda_takes(tmp_path: Path, text: str) -> None:
          "bfloat16", '"float16"'),
         (CUDA + BRAIN.replace("cache = 'bfloat16'", "cache = 'float16'"), "does not take this key_value_cache",
          '"float16"', '"bfloat16"'),
-        (CUDA + HALF.replace("cache = 'float16'", "cache = 'int8'"), "does not take this key_value_cache", "int8",
-         '"float16"'),
         (CUDA + "[precision]\ncompute = 'float16'\n", "does not take this key_value_cache", "float32", '"float16"'),
         ("summary = 's'\n[precision]\nkey_value_cache = 'bfloat16'\n", "does not take this key_value_cache",
          "bfloat16", '"float32"'),

@@ -7,6 +7,7 @@ import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import bundles
 import numpy as np
@@ -20,7 +21,7 @@ from helium_onnx.bundle import Bundle, sha256
 from helium_onnx.contract import GRAPH_FILES, NATIVE_GRAPH_FILES, WEIGHTS_FILE, TensorSpec
 from helium_onnx.manifest import MANIFEST_FILE, FileRecord, GraphRecord, Manifest
 from helium_onnx.progress import ProgressEvent, silent
-from helium_onnx.recipe import list_recipes
+from helium_onnx.recipe import Precision, list_recipes, load_recipe
 from helium_onnx.verification import CHECKS, Check, verify_bundle
 
 NAMES = [name for name, _ in CHECKS]
@@ -345,6 +346,16 @@ def test_bfloat16_is_held_against_the_contract(for_cuda: Callable[[str], Path]) 
         said = detail_of(path, graph)
         assert "as the contract says; not run, since a CPU has no kernels for bfloat16" in said
     assert detail_of(path, "agreement").startswith("not compared")
+
+
+@pytest.mark.parametrize("compute", ["float16", "bfloat16"])
+def test_an_int8_cache_for_cuda(compute: Literal["float16", "bfloat16"], tmp_path: Path) -> None:
+    base = load_recipe("cuda-fp16" if compute == "float16" else "cuda-bf16")
+    recipe = dataclasses.replace(base, name="kv8", precision=Precision(compute, "int8"))
+    path = helium_onnx.export(tiny.write_checkpoint(tmp_path / "c"), tmp_path / "b", recipe=recipe).path
+    assert all(check.ok for check in helium_onnx.verify(path))
+    ran = "finite" in detail_of(path, "prefill") and "differences from model.onnx" in detail_of(path, "agreement")
+    assert ran is (compute == "float16")
 
 
 @pytest.mark.parametrize("graph", ["prefill", "decode"])

@@ -56,16 +56,14 @@ def _float32_weights(
 
 
 def _half_precision_weights(
-    plan: WeightPlan,
-    config: HeliumConfig,
-    recipe: Recipe,
-    scales: Sequence[LayerScales] | None,  # noqa: ARG001  the cache has the type of the rest
+    plan: WeightPlan, config: HeliumConfig, recipe: Recipe, scales: Sequence[LayerScales] | None
 ) -> Passes:
     return [
         SetComputeType(DATA_TYPES[recipe.precision.compute]),
         PackQueryKeyValue(recipe.quantization, unquantized=True),
         StoreEmbedding(plan, recipe.quantization),
         StoreLinear(plan, config, recipe.quantization),
+        StoreKeyValueCache(plan, recipe.precision, scales),  # after SetComputeType: scales stay float32
         StoreRemaining(plan, config),
     ]
 

@@ -2,7 +2,8 @@
 
 weights           as the bundle stores them, once for all sessions
 key_value_cache   2 x layers x rows x key/value heads x context x head_dim, in the recipe's type
-activations       of one prefill chunk, and of one decode step of all rows
+activations       of one prefill chunk, and of one decode step of all rows; ONNX Runtime's attention over int8 keys and
+                  values needs one layer's in the type of the activations
 workspace         the CUDA context, the libraries' kernels and scratch memory: WORKSPACE_BYTES
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ResourceError
+from helium_onnx.kernels.cuda import max_rows
 from helium_onnx.recipe import MatrixSettings, Recipe, list_recipes
 from helium_onnx.runtimes.cuda_driver import DeviceInfo
 from helium_onnx.runtimes.device_tensors import ELEMENT_TYPES
@@ -102,9 +104,11 @@ def check_load(bundle: Bundle, device: DeviceInfo, free_bytes: int, *, context_l
 def check_rows(bundle: Bundle, device: DeviceInfo, free_bytes: int, *, rows: int, context_length: int) -> None:
     """Raise ResourceError unless the keys and values of ``rows`` rows fit ``free_bytes``; the model is loaded."""
     config, recipe = config_of(bundle), recipe_of(bundle)
+    ours = max_rows(quantized=recipe.quantization.method != "none")
 
     def needs(rows: int, context: int) -> int:
-        return key_value_bytes(config, recipe, rows=rows, context_length=context)
+        more = _unpacked_bytes(config, recipe, rows=rows, context_length=context) if rows > ours else 0
+        return key_value_bytes(config, recipe, rows=rows, context_length=context) + more
 
     if (needed := needs(rows, context_length)) <= free_bytes:
         return
@@ -146,6 +150,8 @@ def _smaller_context(needs: Callable[[int], int], free_bytes: int, context_lengt
 def _weights(config: HeliumConfig, recipe: Recipe) -> int:
     """As the exporter stores them: matrices by their settings, all else in the type of the activations."""
     size = ELEMENT_TYPES[recipe.precision.compute].itemsize
+    channels = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    steps = 2 * 4 * channels if recipe.precision.key_value_cache == "int8" else 0  # scales of keys and of values
     norms = (2 * config.num_hidden_layers + 1) * config.hidden_size * size
     tables = 2 * config.max_position_embeddings * config.head_dim // 2 * size
     matrices = 0
@@ -155,7 +161,7 @@ def _weights(config: HeliumConfig, recipe: Recipe) -> int:
             matrices += _quantized_bytes(rows, columns, settings, gathered=name == _EMBEDDING)
         elif not (name == _HEAD and config.tie_word_embeddings and not recipe.quantization.embedding.quantized):
             matrices += rows * columns * size  # a tied head is the embedding itself where both are stored alike
-    return norms + tables + matrices
+    return norms + tables + steps + matrices
 
 
 def _quantized_bytes(rows: int, columns: int, settings: MatrixSettings, *, gathered: bool) -> int:
@@ -202,7 +208,18 @@ def _activations(config: HeliumConfig, recipe: Recipe, *, rows: int, context_len
     if rows > 1 and recipe.quantization.head.quantized:
         unpacked = max(unpacked, config.vocab_size * hidden * size)
     logits = config.vocab_size * (4 + size)  # beside the rows' own: in float32, and as the head's product
-    return (tokens + rows) * token + unpacked + (1 + rows) * logits
+    past = _unpacked_bytes(config, recipe, rows=1 + rows, context_length=context_length)
+    return (tokens + rows) * token + unpacked + (1 + rows) * logits + past
+
+
+def _unpacked_bytes(config: HeliumConfig, recipe: Recipe, *, rows: int, context_length: int) -> int:
+    """What ONNX Runtime's attention makes of int8 buffers, whatever they hold: numbers of one layer at a time. Source:
+    ONNX Runtime, contrib_ops/cuda/bert/group_query_attention_impl.h at 020ac15. Our kernels need nothing of it.
+    """
+    if recipe.precision.key_value_cache != "int8":
+        return 0
+    channels = config.num_key_value_heads * config.head_dim
+    return rows * context_length * 2 * channels * ELEMENT_TYPES[recipe.precision.compute].itemsize
 
 
 def _gb(count: int) -> str:

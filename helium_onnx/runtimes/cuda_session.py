@@ -288,9 +288,12 @@ class CudaSession:
         ONNX Runtime's arena never gives back, and what it took for a call is of no use for one that is a little larger:
         texts that grow from call to call would take the sum of them all. Too little memory shows now, and not in the
         middle of a text; libraries load their kernels, which the first text would have waited for.
+
+        With int8 keys and values a call that has a past takes more than the first one (cuda_memory.py): two are run.
         """
         past = self.new_past(1)
-        self.run("prefill", np.zeros((1, min(self.exact_split, self.context_length)), np.int64), past)
+        calls = 2 if self._past_specs[0].dtype == "int8" else 1
+        self.run("prefill", np.zeros((1, min(calls * self.exact_split, self.context_length)), np.int64), past)
 
     def _finish(self) -> None:
         """Wait for what is on the stream, where there may be something."""
@@ -322,7 +325,7 @@ def _native_kernels(
         kernels, problem, remedy = None, "a bundle without decode.native.onnx", "export it anew with this version"
     else:
         progress(ProgressEvent("load", "our own kernels for this GPU"))
-        kernels = device.kernels(cache_dir)
+        kernels = device.kernels(cache_dir, quantized=cuda_memory.recipe_of(bundle).quantization.method != "none")
         problem, remedy = device.kernels_problem() or "no reason given", "leave the kernels to ONNX Runtime"
     if kernels is None and native:
         raise ProviderError("native kernels cannot run this", found=problem, remedy=remedy)

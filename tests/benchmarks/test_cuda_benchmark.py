@@ -10,6 +10,7 @@ from typing import Any
 import cuda_run
 import cuda_tables
 import cuda_trace
+import numpy as np
 import pytest
 from cuda_bench import contenders, parts
 from cuda_bench.budget import Budget, OutOfTimeError
@@ -47,31 +48,36 @@ def test_bytes_of_the_2_b_model_are_those_of_its_parameters() -> None:
     assert weight_bytes(PREVIEW_2B, HALF) == 2 * (parameters - embedding)
     matrices = parameters - embedding - norms
     assert weight_bytes(PREVIEW_2B, INT4) == matrices * (4 + 16 / 32) / 8 + 2 * norms
-    assert token_bytes(PREVIEW_2B) == 24 * 2 * 2560 * 2
+    assert token_bytes(PREVIEW_2B, HALF) == 24 * 2 * 2560 * 2 == 2 * token_bytes(PREVIEW_2B, Storage(cache_bits=8))
     # What the note on the first measurements calls the limits: 0.95 ms and 0.28 ms at 4.3 TB/s.
     assert weight_bytes(PREVIEW_2B, HALF) / 4.3e9 == pytest.approx(0.95, abs=0.005)
     assert weight_bytes(PREVIEW_2B, INT4) / 4.3e9 == pytest.approx(0.27, abs=0.005)
 
 
 def test_bytes_of_a_step() -> None:
-    assert cache_bytes(SMALL, past=10, rows=3) == 3 * 12 * 2 * 2 * 2 * 16 * 2
-    assert step_bytes(SMALL, HALF, 10, 3) == weight_bytes(SMALL, HALF) + 3 * 64 * 2 + cache_bytes(SMALL, 10, 3)
+    assert cache_bytes(SMALL, HALF, past=10, rows=3) == 3 * 12 * 2 * 2 * 2 * 16 * 2
+    assert step_bytes(SMALL, HALF, 10, 3) == weight_bytes(SMALL, HALF) + 3 * 64 * 2 + cache_bytes(SMALL, HALF, 10, 3)
     # Rows of 70 are padded to three blocks of 32; zero points of 4 bits, two a byte.
     assert Storage(4, 32).matrix_bytes(5, 70) == 5 * (48 + 6)
     assert Storage(4, 32, zeros=True).matrix_bytes(5, 70) == 5 * (48 + 6 + 2)
     assert Storage(8, 64).matrix_bytes(5, 64) == 5 * (64 + 2)
 
 
-@pytest.mark.parametrize("name", ["fp16", "bf16", "int4"])
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int4", "int4-kv8", "int4-layout"])
 def test_bytes_are_those_of_the_bundle_that_is_measured(name: str, tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "tiny", head_dim=16)
     command = BUILDS[name].command(checkpoint, tmp_path / "out")
     bundle = helium_onnx.export(checkpoint, tmp_path / "out", recipe=command[command.index("--recipe") + 1])
     config = json.loads((checkpoint / "config.json").read_text())
-    read = [t for t in bundle.manifest.tensors if "embed_tokens" not in t.name and t.name not in ("cos", "sin")]
-    assert weight_bytes(config, cuda_tables.STORAGES[name]) == sum(tensor.nbytes for tensor in read)
-    (embedding,) = [t for t in bundle.manifest.tensors if "embed_tokens" in t.name]
-    assert embedding.nbytes == config["vocab_size"] * config["hidden_size"] * 2
+    others = ("embed_tokens", "cos", "sin", "_cache.scales")
+    read = [t for t in bundle.manifest.tensors if not any(other in t.name for other in others)]
+    (storage,) = {contender.storage for contender in CONTENDERS if contender.build == name}
+    assert weight_bytes(config, storage) == sum(tensor.nbytes for tensor in read)
+    if name != "int4-layout":
+        (embedding,) = [t for t in bundle.manifest.tensors if "embed_tokens" in t.name]
+        assert embedding.nbytes == config["vocab_size"] * config["hidden_size"] * 2
+    (precision,) = {str(t.dtype) for t in bundle.manifest.graphs["decode"].inputs if "past" in t.name}
+    assert np.dtype(precision if precision != "bfloat16" else "float16").itemsize * 8 == storage.cache_bits
 
 
 def test_operations() -> None:
@@ -131,7 +137,7 @@ def test_rates_of_kinds() -> None:
     found = {row["kind"]: row for row in by_kind(step, SMALL, HALF, 10)}
     assert list(found) == ["attention", "matrices", "others"]
     assert found["matrices"]["gigabytes_per_second"] == pytest.approx(weight_bytes(SMALL, HALF) / 4e-6 * 1e-9)
-    assert found["attention"]["gigabytes_per_second"] == pytest.approx(cache_bytes(SMALL, 10) / 2e-6 * 1e-9)
+    assert found["attention"]["gigabytes_per_second"] == pytest.approx(cache_bytes(SMALL, HALF, 10) / 2e-6 * 1e-9)
     assert found["others"]["gigabytes_per_second"] is None
 
 
@@ -187,7 +193,7 @@ def results() -> dict[str, Any]:
         scale = 2.0 if contender.equal else 1.0
         round_[contender.name] = {
             f"{how}@{past}": {
-                "ms": scale * ms[build.removeprefix("genai-")],
+                "ms": scale * ms[build.removeprefix("genai-").partition("-")[0]],
                 "tokens": [5, 6, 8 if contender.equal else 7],
             }
             for how in contender.hows
@@ -342,13 +348,12 @@ def test_a_whole_run_on_the_cpu(
     )  # fmt: skip
     rows = (
         row,
-        dataclasses.replace(CONTENDERS[6], pasts=(16,)),
+        dataclasses.replace(next(c for c in CONTENDERS if c.build == "genai-fp16"), pasts=(16,)),
         Contender(
             "transformers bf16, compiled", "cuda_hf.py", None, HALF, {"dtype": "float32", "mode": None},
             ("run",), (16, 64), (32,), "helium-onnx fp16",
         ),
     )  # fmt: skip
-    assert rows[1].build == "genai-fp16"
     for module in (contenders, parts, cuda_run.parts.rows):
         monkeypatch.setattr(module, "BUILDS", builds, raising=False)
     monkeypatch.setattr("cuda_bench.run.BUILDS", builds)

@@ -72,7 +72,11 @@ def checkpoint_of(exported: Exported) -> Callable[[str], Path]:
 
 
 def other_recipe(name: str) -> Recipe:
-    """A recipe of device_models.WIDE."""
+    """A recipe of device_models.WIDE; ``-kv8`` behind its name: over an int8 cache."""
+    if name.endswith("-kv8"):
+        base = other_recipe(name.removesuffix("-kv8"))
+        precision = dataclasses.replace(base.precision, key_value_cache="int8")
+        return dataclasses.replace(base, name=f"test-{name}", precision=precision)
     base = load_recipe("cuda-bf16" if name.startswith("bf16") else "cuda-fp16")
     name = name.removeprefix("bf16-")
     if name in ("fp16", "bf16"):

@@ -69,6 +69,33 @@ def test_logits_are_as_near_as_pytorch_in_the_same_type(
         assert lost.same_top1.value > (0.85 if recipe == "cuda-int4" else 0.97)
 
 
+#: What an int8 cache may cost beside that: 1.28e-4 of mean KL divergence on a CPU (export/README.md).
+CODES = 5e-4
+
+
+@pytest.mark.parametrize("kernels", ["native", "onnxruntime"])
+@pytest.mark.parametrize("recipe", ["fp16-kv8", "bf16-kv8"])
+def test_an_int8_cache_costs_little(recipe: str, kernels: str, exported: Exported) -> None:
+    """ONNX Runtime prefills, and either decodes, over the same codes."""
+    bundle = Bundle.open(exported("docs", recipe))
+    compute = str(bundle.manifest.recipe["precision"]["compute"])
+    texts = device_models.windows(bundle, "docs")
+    wanted = [device_models.of_bundle(bundle.path).logits(ids) for ids in texts]
+    bar = figures(texts, wanted, device_models.of_bundle(bundle.path, getattr(torch, compute)).logits)
+    with helium_onnx.load(bundle.path, provider="cuda", kernels=kernels, context_length=256, prefix_cache=0) as loaded:
+        past = loaded.session.new_past(1)
+        assert {tensor.dtype for tensor in past.cache.tensors} == {"int8"}  # type: ignore[attr-defined]
+        logits = {tuple(ids): stepwise(loaded.session, ids) for ids in texts}
+    found = figures(texts, wanted, lambda ids: logits[tuple(ids)])
+    print(
+        f"\n{recipe} {kernels}: KL {found.kl.value:.2e} (PyTorch in {compute}, no int8: {bar.kl.value:.2e}), top-1 "
+        f"{found.same_top1.value:.4f} ({bar.same_top1.value:.4f}), max |d| {found.max_abs:.3g} ({bar.max_abs:.3g})"
+    )
+    assert found.not_finite == 0
+    assert FLOOR < found.kl.value <= CODES + FACTOR * bar.kl.value
+    assert found.same_top1.value >= bar.same_top1.value - 0.03
+
+
 @pytest.mark.parametrize("model", ["docs", "wide", "grouped", "llama"])
 def test_a_flipped_rope_would_fail_by_a_hundred_times(
     model: str, exported: Exported, checkpoint_of: Checkpoints, tmp_path: Path

@@ -59,7 +59,7 @@ def test_prefill_and_decode_share_one_copy_of_the_weights(recipe: str, kernels: 
     assert before - free() < 0.1 * GB  # given back
 
 
-@pytest.mark.parametrize("recipe", ["fp16", "bf16", "int4-64-zeros"])
+@pytest.mark.parametrize("recipe", ["fp16", "bf16", "int4-64-zeros", "fp16-kv8"])
 @pytest.mark.parametrize(("rows", "context"), [(1, 4096), (8, 1024)])
 def test_the_estimate_is_not_exceeded_and_not_far_off(recipe: str, rows: int, context: int, exported: Exported) -> None:
     bundle = Bundle.open(exported("wide", recipe))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import graph_making
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -19,15 +20,21 @@ from helium_onnx import contract
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import Graph, NativeGraph
 from helium_onnx.exporter.graphs import build_graphs
+from helium_onnx.exporter.key_value_scales import LayerScales
 from helium_onnx.exporter.passes.rewriting import KERNELS
 from helium_onnx.exporter.pipelines import has_native_graphs
 from helium_onnx.exporter.trace import trace
 from helium_onnx.exporter.weights import WeightPlan
-from helium_onnx.recipe import MatrixSettings, Override, Quantization, Recipe, list_recipes, load_recipe
+from helium_onnx.recipe import MatrixSettings, Override, Precision, Quantization, Recipe, list_recipes, load_recipe
 
 BENCHMARKED = Path(__file__).parents[2] / "benchmarks" / "cuda_int4.toml"
 SHIPPED = [recipe for recipe in list_recipes() if recipe.execution_provider == "cuda"]
-RECIPES = {recipe.name: recipe for recipe in (*SHIPPED, load_recipe(BENCHMARKED))}
+#: Keys and values in int8.
+CODED = [
+    dataclasses.replace(load_recipe(f"cuda-{short}"), name=f"{short}-kv8", precision=Precision(compute, "int8"))
+    for short, compute in (("fp16", "float16"), ("bf16", "bfloat16"))
+]
+RECIPES = {recipe.name: recipe for recipe in (*SHIPPED, load_recipe(BENCHMARKED), *CODED)}
 #: Shipped recipes pack query, key and value, and so does every one that stores them alike.
 CONFIGS = {
     "2 layers": graph_making.config(num_hidden_layers=2),
@@ -56,7 +63,13 @@ def traced(name: str) -> ir.Model:
 
 def build(name: str, recipe: Recipe) -> Built:
     plan, config = WeightPlan(), CONFIGS[name]
-    return Built(config, recipe, plan, build_graphs(traced(name).clone(), plan, config, recipe))
+    one = np.ones((config.num_key_value_heads, config.head_dim), np.float32)
+    scales = [LayerScales(one, one)] * config.num_hidden_layers if is_coded(recipe) else None
+    return Built(config, recipe, plan, build_graphs(traced(name).clone(), plan, config, recipe, scales))
+
+
+def is_coded(recipe: Recipe) -> bool:
+    return recipe.precision.key_value_cache == "int8"
 
 
 @pytest.fixture(scope="module", params=[(c, r) for c in CONFIGS for r in RECIPES], ids="-".join)
@@ -123,13 +136,13 @@ def test_operators(graph: Graph, built: Built) -> None:
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_inputs_and_outputs_are_the_contracts_alone(graph: Graph | NativeGraph, built: Built) -> None:
-    compute = built.recipe.precision.compute
+    compute, cache = built.recipe.precision.compute, built.recipe.precision.key_value_cache
     for direction, values in (
         ("input", built.graphs[graph].graph.inputs),
         ("output", built.graphs[graph].graph.outputs),
     ):
         specs = contract.tensors(
-            graph, direction, built.config, compute=compute, cache=compute, execution_provider="cuda"  # type: ignore[arg-type]
+            graph, direction, built.config, compute=compute, cache=cache, execution_provider="cuda"  # type: ignore[arg-type]
         )  # fmt: skip
         assert [(v.name, v.dtype.numpy().name, v.shape) for v in values] == [  # type: ignore[union-attr]
             (spec.name, spec.dtype, ir.Shape(spec.dims)) for spec in specs
@@ -150,10 +163,44 @@ def test_attention(built: Built) -> None:
                 "kv_num_heads": built.config.num_key_value_heads,
                 "do_rotary": 1,
                 "rotary_interleaved": int(built.config.model_type == "helium"),
+                **(PER_CHANNEL if is_coded(built.recipe) else {}),
             }
             names = [None if value is None else value.name for value in node.inputs]
             assert names[1:3] == [None, None]  # packed
-            assert names[5:] == ["seqlens_k", "total_sequence_length", "cos", "sin"]
+            assert names[5:9] == ["seqlens_k", "total_sequence_length", "cos", "sin"]
+            assert names[9:] == ([None, None, None, *scales_of(node)] if is_coded(built.recipe) else [])
+
+
+PER_CHANNEL = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+
+
+def scales_of(attention: ir.Node) -> list[str]:
+    """The names of its layer's scales."""
+    layer = next(str(v.name).split(".")[1] for v in attention.inputs if v and str(v.name).startswith("past_"))
+    return [f"model.layers.{layer}.self_attn.{kind}_cache.scales" for kind in ("key", "value")]
+
+
+@pytest.mark.parametrize("built", [(c, r.name) for c in CONFIGS for r in CODED], ids="-".join, indirect=True)
+def test_attention_over_codes(built: Built) -> None:
+    """In every graph past and present are codes beside float32 scales, and tables have the type of the rest."""
+    compute = ir.DataType[built.recipe.precision.compute.upper()]
+    for graph in GRAPHS:
+        nodes = [n for n in built.graphs[graph].graph if n.op_type in ("GroupQueryAttention", "DeviceAttentionInt8")]
+        assert len(nodes) == built.config.num_hidden_layers
+        for node in nodes:
+            at = 3 if node.op_type == "GroupQueryAttention" else 1
+            caches = (*node.inputs[at : at + 2], *node.outputs[1:])
+            assert [cache.dtype for cache in caches if cache is not None] == [ir.DataType.INT8] * 4
+            key, value = node.inputs[-2:]
+            assert key is not None and value is not None
+            assert [key.name, value.name] == scales_of(node)
+            assert {key.dtype, value.dtype} == {ir.DataType.FLOAT}
+            assert key.shape == value.shape == ir.Shape([1, built.config.num_key_value_heads, 1, 16])
+        tables = built.graphs[graph].graph.initializers
+        assert tables["cos"].dtype == tables["sin"].dtype == compute
+        casts = [n for n in built.graphs[graph].graph if n.op_type == "Cast"]
+        floats = [n for n in casts if n.attributes["to"].as_int() in (compute, ir.DataType.FLOAT)]
+        assert len(floats) == (graph in ("prefill", "decode"))  # of logits
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -174,6 +221,9 @@ def five_nodes(layer: int, graph: ir.Graph) -> Iterator[tuple[str, dict[str, obj
     yield from ((node.op_type, attributes(node)) for node in nodes)
 
 
+DEVICE_ATTENTION = {False: "DeviceAttention", True: "DeviceAttentionInt8"}
+
+
 def test_a_native_layer_is_five_nodes(built: Built) -> None:
     graph, config = built.graphs["native_decode"].graph, built.config
     assert {node.domain for node in graph} == {KERNELS}
@@ -181,7 +231,7 @@ def test_a_native_layer_is_five_nodes(built: Built) -> None:
     for layer in range(config.num_hidden_layers):
         (qkv, attention, o, gated, down) = five_nodes(layer, graph)
         assert [op for op, _ in (qkv, attention, o, gated, down)] == [
-            "DeviceLinear", "DeviceAttention", "DeviceLinear", "DeviceLinear", "DeviceLinear",
+            "DeviceLinear", DEVICE_ATTENTION[is_coded(built.recipe)], "DeviceLinear", "DeviceLinear", "DeviceLinear",
         ]  # fmt: skip
         flags = [(a["norm"], a["residual"], a["gated"]) for _, a in (qkv, o, gated, down)]
         assert flags == [(1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 0)]
@@ -228,7 +278,9 @@ def test_stored_in_the_type_of_the_recipe(graph: Graph | NativeGraph, built: Bui
     kind = ir.DataType[built.recipe.precision.compute.upper()]
     for value in built.graphs[graph].graph.initializers.values():
         quanta = str(value.name).endswith((".quantized", ".zero_points"))
-        assert value.dtype == (ir.DataType.UINT8 if quanta else kind), value.name
+        steps = str(value.name).endswith("_cache.scales")
+        expected = ir.DataType.UINT8 if quanta else ir.DataType.FLOAT if steps else kind
+        assert value.dtype == expected, value.name
         assert isinstance(value.const_value, ir.ExternalTensor)
         assert value.const_value.location == "model.onnx_data"
 
@@ -276,9 +328,10 @@ def test_an_allocation_that_packs_nothing() -> None:
     assert (tuple(gated["bits"]), tuple(gated["block_size"])) == ((4, 4), (32, 64))  # type: ignore[arg-type]
 
 
-def test_bfloat16_graphs_are_float16s_in_another_type() -> None:
+@pytest.mark.parametrize("pair", [("cuda-fp16", "cuda-bf16"), ("fp16-kv8", "bf16-kv8")], ids="-".join)
+def test_bfloat16_graphs_are_float16s_in_another_type(pair: tuple[str, str]) -> None:
     """So that what is run of the one holds for the other."""
-    half, brain = (build("2 layers", load_recipe(name)).graphs for name in ("cuda-fp16", "cuda-bf16"))
+    half, brain = (build("2 layers", RECIPES[name]).graphs for name in pair)
     for graph in GRAPHS:
         one, other = (str(ir.serde.serialize_model(graphs[graph])) for graphs in (half, brain))
         # The lowest number of the type is a constant of model.onnx; else nothing differs.

@@ -18,10 +18,14 @@ from helium_onnx.checkpoint import Checkpoint, expected_tensors
 from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import CheckpointError, ExportError, RecipeError
 from helium_onnx.evaluation.bundle_weights import BundleWeights
+from helium_onnx.exporter import read_tokenizer
+from helium_onnx.exporter.calibration import load_calibration
+from helium_onnx.exporter.key_value_scales import key_value_scales
 from helium_onnx.modeling import rope_tables
 from helium_onnx.recipe import MatrixSettings, Override, Precision, Recipe, load_recipe
 
 TYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+STORED = {**TYPES, "float32": np.dtype(np.float32)}
 RECIPE_OF = {"float16": "cuda-fp16", "bfloat16": "cuda-bf16"}
 
 
@@ -29,7 +33,7 @@ def stored(bundle: Bundle) -> dict[str, NDArray[Any]]:
     """All tensors of the weights file."""
     data = (bundle.path / WEIGHTS_FILE).read_bytes()
     return {
-        record.name: np.frombuffer(data, TYPES.get(record.dtype, np.uint8), offset=record.offset,
+        record.name: np.frombuffer(data, STORED.get(record.dtype, np.uint8), offset=record.offset,
                                    count=int(np.prod(record.shape))).reshape(record.shape)
         for record in bundle.manifest.tensors
     }  # fmt: skip
@@ -132,6 +136,31 @@ def quantized(compute: str, method: str = "round-to-nearest", **changes: object)
         precision=Precision(compute, compute),  # type: ignore[arg-type]
         quantization=dataclasses.replace(recipe.quantization, method=method, **{**settings, **changes}),  # type: ignore[arg-type]
     )
+
+
+@pytest.mark.parametrize("compute", TYPES)
+def test_an_int8_cache_adds_its_scales_and_nothing_else(compute: str, tmp_path: Path) -> None:
+    """In float32, those of the calibration text; of another text they are others."""
+    source = Checkpoint.open(tiny.write_checkpoint(tmp_path / "c", std=0.1))
+    plain = stored(helium_onnx.export(source.folder, tmp_path / "plain", recipe=RECIPE_OF[compute]))
+    recipe = dataclasses.replace(load_recipe(RECIPE_OF[compute]), name="kv8", precision=Precision(compute, "int8"))  # type: ignore[arg-type]
+    lines = (f'{{"text": "the table {i} of an ant and an insert in the time of a table"}}\n' for i in range(200))
+    (tmp_path / "own.jsonl").write_text("".join(lines))
+    bundle = helium_onnx.export(source.folder, tmp_path / "b", recipe=recipe, calibration=tmp_path / "own.jsonl")
+    shipped = helium_onnx.export(source.folder, tmp_path / "s", recipe=recipe)
+    assert bundle.manifest.quantization["calibration"] != shipped.manifest.quantization["calibration"]
+    tensors, others = stored(bundle), stored(shipped)
+    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_cache.scales")}
+    assert tensors.keys() == plain.keys()
+    for name, values in plain.items():
+        np.testing.assert_array_equal(tensors[name], values, strict=True)
+    text = load_calibration(tmp_path / "own.jsonl", read_tokenizer(source), source.config, tokens=0)
+    for layer, expected in enumerate(key_value_scales(source, text.windows)):
+        for kind, wanted in (("key", expected.key), ("value", expected.value)):
+            name = f"model.layers.{layer}.self_attn.{kind}_cache.scales"
+            assert scales[name].dtype == np.float32 and scales[name].shape == (1, 2, 1, 16)
+            np.testing.assert_array_equal(scales[name].reshape(2, 16), wanted)
+            assert (scales[name] != others[name]).any()
 
 
 @pytest.mark.parametrize("compute", TYPES)

@@ -1,7 +1,8 @@
-"""A bundle to spoil, the cache of prepacked weights that was built for it, and a small bundle for CUDA."""
+"""A bundle to spoil, the cache of prepacked weights that was built for it, and small bundles for CUDA."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import tiny
 
 import helium_onnx
 from helium_onnx.bundle import Bundle
+from helium_onnx.recipe import Precision, load_recipe
 from helium_onnx.runtimes.prepacked import PrepackedCache
 
 
@@ -38,3 +40,11 @@ def cuda_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A tiny model under cuda-fp16, vocab_size 320, context 256. Tests only read it."""
     folder = tmp_path_factory.mktemp("cuda")
     return helium_onnx.export(tiny.write_checkpoint(folder / "in"), folder / "out", recipe="cuda-fp16")
+
+
+@pytest.fixture(scope="session")
+def coded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same over an int8 cache."""
+    folder = tmp_path_factory.mktemp("coded")
+    recipe = dataclasses.replace(load_recipe("cuda-fp16"), name="fp16-kv8", precision=Precision("float16", "int8"))
+    return helium_onnx.export(tiny.write_checkpoint(folder / "in"), folder / "out", recipe=recipe)

@@ -13,7 +13,7 @@ import helium_onnx
 from helium_onnx.bundle import Bundle
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ResourceError
-from helium_onnx.recipe import list_recipes, load_recipe
+from helium_onnx.recipe import Recipe, list_recipes, load_recipe
 from helium_onnx.runtimes import cuda_memory
 from helium_onnx.runtimes.cuda_driver import DeviceInfo
 
@@ -31,9 +31,15 @@ PREVIEW_2B = HeliumConfig.from_dict(
 GPU = DeviceInfo(0, "NVIDIA X", (9, 0), 8 << 30, 8 << 30, 100)
 
 
-@pytest.mark.parametrize("recipe", ["cuda-fp16", "cuda-bf16", "cuda-int4"])
+def coded(name: str) -> Recipe:
+    """The recipe over an int8 cache."""
+    recipe = load_recipe(name)
+    return dataclasses.replace(recipe, precision=dataclasses.replace(recipe.precision, key_value_cache="int8"))
+
+
+@pytest.mark.parametrize("recipe", ["cuda-fp16", "cuda-bf16", "cuda-int4", coded("cuda-fp16"), coded("cuda-bf16")])
 @pytest.mark.parametrize("tie", [False, True])
-def test_an_estimate_is_what_a_bundle_needs(tmp_path: Path, recipe: str, tie: bool) -> None:
+def test_an_estimate_is_what_a_bundle_needs(tmp_path: Path, recipe: str | Recipe, tie: bool) -> None:
     checkpoint = tiny.write_checkpoint(tmp_path / "in", tie=tie)
     bundle = helium_onnx.export(checkpoint, tmp_path / "out", recipe=recipe)
     config = HeliumConfig.from_file(checkpoint / "config.json")
@@ -60,6 +66,17 @@ def test_the_parts_of_a_2_b_model() -> None:
     batch = cuda_memory.estimate(PREVIEW_2B, load_recipe("cuda-fp16"), rows=64, context_length=1024)
     assert batch.key_value_cache == pytest.approx(16 * found.key_value_cache, rel=0.02)
     assert batch.weights == found.weights
+
+
+def test_codes_are_half_the_cache() -> None:
+    half, codes = (
+        cuda_memory.estimate(PREVIEW_2B, recipe, rows=1, context_length=4096)
+        for recipe in (load_recipe("cuda-fp16"), coded("cuda-fp16"))
+    )
+    assert codes.key_value_cache == 4096 * 24 * 2 * 20 * 128 + 4 * 48000 + 12
+    assert codes.weights - half.weights == 24 * 2 * 20 * 128 * 4  # a float32 scale a channel
+    # ONNX Runtime's attention: a layer's numbers in float16, in prefill and in decode.
+    assert codes.activations - half.activations == 2 * 4096 * 2 * 20 * 128 * 2
 
 
 def test_every_shipped_cuda_recipe_has_an_estimate() -> None:
@@ -109,6 +126,17 @@ def test_what_fits_says_nothing(large: Bundle) -> None:
     rows = cuda_memory.key_value_bytes(PREVIEW_2B, load_recipe("cuda-fp16"), rows=3, context_length=4096)
     cuda_memory.check_rows(large, GPU, rows, rows=3, context_length=4096)
     said(lambda: cuda_memory.check_rows(large, GPU, rows - 1, rows=3, context_length=4096))
+
+
+def test_many_rows_of_codes_need_more_than_the_cache(large: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ONNX Runtime decodes them."""
+    recipe = coded("cuda-fp16")
+    monkeypatch.setattr(cuda_memory, "recipe_of", lambda _: recipe)
+    for rows, unpacked in ((8, 0), (9, 9 * 4096 * 2 * 20 * 128 * 2)):
+        needed = unpacked + cuda_memory.key_value_bytes(PREVIEW_2B, recipe, rows=rows, context_length=4096)
+        cuda_memory.check_rows(large, GPU, needed, rows=rows, context_length=4096)
+        with pytest.raises(ResourceError):
+            cuda_memory.check_rows(large, GPU, needed - 1, rows=rows, context_length=4096)
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,55 @@ def test_the_largest_prefill_has_its_memory_when_the_session_is_loaded(
         assert device.held_bytes == held
 
 
+# Keys and values in int8
+
+
+def test_logits_over_codes_are_nearly_those_over_halves(coded_bundle: Bundle, opening: Opening) -> None:
+    """Prefill in two calls, several tokens, and steps. These weights, large so that a mistake shows, carry rounding on:
+    seen was a tenth of the logits' root mean square; a flipped RoPE gives 1.2 times it.
+    """
+    exact, _ = opening()
+    session, device = opening(bundle=coded_bundle)
+    past, expected = session.new_past(1), exact.new_past(1)
+    assert isinstance(past, DevicePast)
+    rest = TEXTS[2]
+    for width, phase in ((20, "prefill"), (5, "prefill"), (1, "decode"), (1, "decode"), (4, "decode")):
+        ids, rest = rest[:, :width], rest[:, width:]
+        ours = session.run(phase, ids, past).copy()  # type: ignore[arg-type]
+        theirs = exact.run(phase, ids, expected)  # type: ignore[arg-type]
+        assert np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(theirs**2)) < 0.25
+    assert past.cache.nbytes - expected.cache.nbytes == -6 * 2 * 256 * 16  # type: ignore[attr-defined]
+    assert not device.driver.waiting(device.stream)
+
+
+def test_greedy_steps_over_codes_are_those_one_by_one(coded_bundle: Bundle, opening: Opening) -> None:
+    session, _ = opening(bundle=coded_bundle)
+    past, ids = prefilled(session, TEXTS[:3])
+    expected = step_by_step(session, past, ids, 10)
+    past, ids = prefilled(session, TEXTS[:3])
+    with contextlib.closing(session.greedy(ids, past)) as steps:
+        assert [next(steps).ravel().tolist() for _ in range(10)] == expected
+
+
+def test_slots_of_codes_are_read_and_written(coded_bundle: Bundle, opening: Opening) -> None:
+    session, _ = opening(bundle=coded_bundle)
+    past, ids = prefilled(session, TEXTS[:3])
+    whole = past.row(2).read_slots(0, 41)
+    assert {(tensor.dtype.name, tensor.shape) for tensor in whole} == {("int8", (2, 41, 16))}
+    expected = step_by_step(session, row_alone(session, whole), ids[2:], 5)
+    past, ids = prefilled(session, [TEXTS[2]])
+    assert step_by_step(session, past, ids, 5) == expected
+
+
+def test_the_largest_prefill_over_codes_has_a_past(
+    coded_bundle: Bundle, opening: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for chunk, context, calls in ((100, 200, 2), (100, 120, 2), (2048, 150, 1)):
+        monkeypatch.setattr(CudaSession, "exact_split", chunk)
+        _, device = opening(bundle=coded_bundle, context_length=context)
+        assert device.sessions["prefill"].graph_ids == [-1] * calls
+
+
 # Our own kernels
 
 

@@ -16,7 +16,7 @@ def kernel_type(attention: ir.Node) -> ir.DataType:
     """What the kernel of ``attention`` (a ``CausalAttention``) computes in: float16 over a float16 cache.
 
     Else it is what the graph computes in. The CPU kernel has float32 over float32 and int8, and float16 over float16:
-    no float32 over float16.
+    no float32 over float16. The CUDA kernel has float16 and bfloat16, each over itself and over int8.
     """
     past = attention.inputs[3]
     return ir.DataType.FLOAT16 if past is not None and past.dtype == ir.DataType.FLOAT16 else computed_type(attention)

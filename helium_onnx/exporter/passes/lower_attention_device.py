@@ -17,7 +17,8 @@ class LowerAttentionDevice(ir.passes.InPlacePass):
     Replacement: ``helium_onnx.kernels::DeviceAttention(qkv, past_key, past_value, seqlens_k, cos, sin)`` for one new
     token a row, with ``qkv`` and the output in float32. ``qkv`` is the input of the ``Split`` that made q, k and v, or
     their ``Concat``, which LowerLinearDevice makes part of the projections. The graph's input ``seqlens_k`` takes the
-    place of ``attention_mask``.
+    place of ``attention_mask``. Over an int8 cache the node is ``DeviceAttentionInt8``, and the scales of keys and of
+    values follow its other inputs.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,11 +29,13 @@ class LowerAttentionDevice(ir.passes.InPlacePass):
         for node in nodes:
             rewriter = Rewriter(node)
             *projections, past_key, past_value, _, cos, sin = node.inputs[:8]
+            scales = node.inputs[8:]
             split = common_split(projections)
             packed = rewriter.op("Concat", *projections, axis=-1) if split is None else split.inputs[0]
             sizes = {name: node.attributes[name].as_int() for name in ("num_heads", "kv_num_heads", "head_dim")}
             output, *present = rewriter.op_outputs(
-                "DeviceAttention", packed, past_key, past_value, seqlens_k, cos, sin,
+                "DeviceAttentionInt8" if scales else "DeviceAttention",
+                packed, past_key, past_value, seqlens_k, cos, sin, *scales,
                 outputs=3,
                 domain=KERNELS,
                 **sizes,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from helium_onnx.exporter.key_value_scales import LayerScales
+from helium_onnx.exporter.passes.group_query import computed_type
 from helium_onnx.exporter.passes.rewriting import nodes_of
 from helium_onnx.exporter.passes.store_weights import initializers
 from helium_onnx.exporter.stored_tensors import KeyValueScales
@@ -23,7 +24,8 @@ class StoreKeyValueCache(ir.passes.InPlacePass):
 
     Replacement: the same over past and present of the recipe's type, of which the lowering passes make what the kernel
     asks for. For float16 the rotary tables ``cos`` and ``sin`` are float16 too, since the kernel is then float16
-    throughout; for int8 two inputs follow, the layer's scales of keys and of values. float32 changes nothing.
+    throughout; for int8 two inputs follow, the layer's scales of keys and of values, in float32 whatever the graph
+    computes in. The type that it computes in changes nothing.
     """
 
     def __init__(self, plan: WeightPlan, precision: Precision, scales: Sequence[LayerScales] | None) -> None:
@@ -33,7 +35,7 @@ class StoreKeyValueCache(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         nodes = nodes_of(model, DOMAIN, "CausalAttention")
-        if not nodes or self.dtype == ir.DataType.FLOAT:
+        if not nodes or self.dtype == computed_type(nodes[0]):
             return ir.passes.PassResult(model, modified=False)
         for node in nodes:
             for value in (*node.inputs[3:5], *node.outputs[1:3]):

@@ -6,7 +6,7 @@ import graph_making
 import numpy as np
 import onnx_ir as ir
 import pytest
-from half_precision import names, nodes, stored
+from half_precision import coded, names, nodes, stored
 
 from helium_onnx.exporter.passes.lower_attention_cuda import LowerAttentionCuda
 from helium_onnx.exporter.passes.set_compute_type import SetComputeType
@@ -60,6 +60,22 @@ def test_packed_products_go_straight_in(traced: ir.Model) -> None:
     assert [(inputs[n].dtype, inputs[n].shape) for n in ("seqlens_k", "total_sequence_length")] == [
         (ir.DataType.INT32, ir.Shape(["batch_size"])), (ir.DataType.INT32, ir.Shape([])),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["cuda-fp16", "cuda-bf16"])
+def test_over_codes(recipe: str, traced: ir.Model) -> None:
+    """The kernel takes them beside operands of the graph's type: nothing is converted."""
+    model = stored(traced, coded(recipe))
+    assert LowerAttentionCuda()(model).modified
+    counts = graph_making.operators(model)
+    assert (counts["com.microsoft.GroupQueryAttention"], counts["Split"], counts["Cast"]) == (3, 0, 0)
+    for layer, node in enumerate(nodes(model, "GroupQueryAttention")):
+        scales = [f"model.layers.{layer}.self_attn.{kind}_cache.scales" for kind in ("key", "value")]
+        assert names(node.inputs)[5:] == [
+            "seqlens_k", "total_sequence_length", "cos", "sin", None, None, None, *scales,
+        ]  # fmt: skip
+        assert {value.dtype for value in node.inputs[12:] if value is not None} == {ir.DataType.FLOAT}
+        assert {output.dtype for output in node.outputs[1:]} == {ir.DataType.INT8}
 
 
 def test_nothing_to_do(traced: ir.Model) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import graph_making
 import onnx_ir as ir
 import pytest
-from half_precision import names, nodes, stored
+from half_precision import coded, names, nodes, stored
 
 from helium_onnx.exporter.passes.lower_attention_device import LowerAttentionDevice
 from helium_onnx.recipe import Override, load_recipe
@@ -34,6 +34,23 @@ def test_nodes(packed: bool, traced: ir.Model) -> None:
     inputs = {value.name for value in model.graph.inputs}
     assert "seqlens_k" in inputs
     assert not inputs & {"attention_mask", "total_sequence_length"}
+
+
+@pytest.mark.parametrize("recipe", ["cuda-fp16", "cuda-bf16"])
+def test_over_codes(recipe: str, traced: ir.Model) -> None:
+    model = stored(traced, coded(recipe))
+    assert LowerAttentionDevice()(model).modified
+    assert not nodes(model, "DeviceAttention")
+    for layer, node in enumerate(nodes(model, "DeviceAttentionInt8")):
+        past = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")]
+        scales = [f"model.layers.{layer}.self_attn.{kind}_cache.scales" for kind in ("key", "value")]
+        assert names(node.inputs)[1:] == [*past, "seqlens_k", "cos", "sin", *scales]
+        compute = ir.DataType.FLOAT16 if recipe == "cuda-fp16" else ir.DataType.BFLOAT16
+        kinds = [value.dtype for value in node.inputs[1:] if value is not None]
+        assert kinds == [
+            *[ir.DataType.INT8] * 2, ir.DataType.INT32, compute, compute, *[ir.DataType.FLOAT] * 2,
+        ]  # fmt: skip
+        assert [output.dtype for output in node.outputs] == [ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.INT8]
 
 
 def test_nothing_to_do(traced: ir.Model) -> None:

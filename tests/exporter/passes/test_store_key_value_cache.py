@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import graph_making
 import numpy as np
 import onnx_ir as ir
@@ -9,11 +11,14 @@ import pytest
 
 from helium_onnx.exporter.key_value_scales import LayerScales
 from helium_onnx.exporter.passes.rewriting import nodes_of
+from helium_onnx.exporter.passes.set_compute_type import SetComputeType
 from helium_onnx.exporter.passes.store_key_value_cache import StoreKeyValueCache
 from helium_onnx.exporter.passes.store_weights import StoreRemaining
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.modeling import DOMAIN
 from helium_onnx.recipe import Precision
+
+Compute = Literal["float16", "bfloat16"]
 
 SCALES = [LayerScales(*(np.full((2, 16), layer + part, np.float32) for part in (0.25, 0.5))) for layer in range(3)]
 
@@ -59,6 +64,26 @@ def test_int8_gives_each_layer_its_scales(traced: ir.Model) -> None:
             assert value.shape == ir.Shape([1, 2, 1, 16])
             assert records[value.name].source == "calibration"
             assert records[value.name].dtype == "float32"
+
+
+@pytest.mark.parametrize("compute", ["float16", "bfloat16"])
+def test_scales_stay_float32_in_half_precision(compute: Compute, traced: ir.Model) -> None:
+    kind, plan = ir.DataType[compute.upper()], WeightPlan()
+    SetComputeType(kind)(traced)
+    assert StoreKeyValueCache(plan, Precision(compute, "int8"), SCALES)(traced).modified
+    assert types(traced)["past_key_values"] == types(traced)["present"] == {ir.DataType.INT8}
+    assert traced.graph.initializers["cos"].dtype == traced.graph.initializers["sin"].dtype == kind
+    for node in nodes_of(traced, DOMAIN, "CausalAttention"):
+        assert [value.dtype for value in node.inputs[8:] if value is not None] == [ir.DataType.FLOAT] * 2
+    assert {record.dtype for record in plan.records()} == {"float32"}
+
+
+@pytest.mark.parametrize("compute", ["float16", "bfloat16"])
+def test_the_type_of_compute_changes_nothing(compute: Compute, traced: ir.Model) -> None:
+    SetComputeType(ir.DataType[compute.upper()])(traced)
+    before = types(traced)
+    assert not StoreKeyValueCache(WeightPlan(), Precision(compute, compute), None)(traced).modified
+    assert types(traced) == before
 
 
 def test_an_int8_cache_asks_for_scales(traced: ir.Model) -> None:
