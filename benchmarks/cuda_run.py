@@ -1,6 +1,6 @@
 """Measure CUDA: ours beside onnxruntime-genai and transformers, against what the GPU allows, in one run.
 
-    python benchmarks/cuda_run.py                              # all of it: about 9 minutes on an H200 with 16 cores
+    python benchmarks/cuda_run.py                              # all of it: about 5 minutes on an H200 with 16 cores
     python benchmarks/cuda_run.py --parts steps batches        # some of it; models that are there are not made anew
     python benchmarks/cuda_run.py --parts show                 # the tables of the results that are there
 
@@ -47,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=(*PARTS, "show"), help="default: all but show")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "out/cuda", help="models and logs (22 GB); default: out/cuda"
+        "--work", type=Path, default=ROOT / "out/cuda", help="models and logs (25 GB); default: out/cuda"
     )
     parser.add_argument("--checkpoint", type=Path, help="default: h2b in --work, made if it is not there")
     parser.add_argument("--only", nargs="+", default=[""], help="contenders whose name has one of these in it")

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cuda_bench.contenders import BATCH_PAST, BUILDS, CONTENDERS, HALF, INT4, Contender
+from cuda_bench.contenders import BATCH_PAST, BUILDS, CONTENDERS, HALF, INT4, INT4_KV8, Contender
 from cuda_bench.counting import Storage, prefill_operations, step_bytes
 from cuda_bench.kernel_tables import kernels
 from peer_tables import table
 
 Results = Mapping[str, Any]
-STORAGES: dict[str, Storage] = {"fp16": HALF, "bf16": HALF, "int4": INT4}
+STORAGES: dict[str, Storage] = {"fp16": HALF, "bf16": HALF, "int4": INT4, "int4-kv8": INT4_KV8}
 NONE = "-"
 #: What the results are held against: ours at batch 1 after 512 tokens, in milliseconds.
 BARS = {"fp16": 1.45, "bf16": 1.45, "int4": 1.0}

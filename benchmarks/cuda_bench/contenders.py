@@ -16,6 +16,8 @@ from common import ROOT
 from cuda_bench.counting import Storage
 
 HALF, INT4 = Storage(), Storage(bits=4, block_size=32)
+INT4_KV8 = Storage(bits=4, block_size=32, cache_bits=8)
+INT4_LAYOUT = Storage(bits=4, block_size=64, zeros=True, head_block_size=32)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ BUILDS: dict[str, Build] = {
         Build("fp16", export("cuda-fp16")),
         Build("bf16", export("cuda-bf16")),
         Build("int4", export(str(ROOT / "benchmarks/cuda_int4.toml"))),
+        Build("int4-kv8", export(str(ROOT / "benchmarks/cuda_int4_kv8.toml"))),
+        Build("int4-layout", export(str(ROOT / "benchmarks/cuda_int4_layout.toml"))),
         Build("genai-fp16", genai("fp16"), "onnxruntime_genai", ("model.onnx*",)),
         # Symmetric, the head too, accuracy level 0: the builder's defaults for CUDA.
         Build("genai-int4", genai("int4", "block_size=32"), "onnxruntime_genai", ("model.onnx*",)),
@@ -142,6 +146,8 @@ CONTENDERS: tuple[Contender, ...] = (
     *ours("fp16", HALF),
     *ours("bf16", HALF),
     *ours("int4", INT4),
+    Contender("helium-onnx int4, int8 keys and values", OURS, "int4-kv8", INT4_KV8, {"kernels": "native"}),
+    Contender("helium-onnx int4 in the layout of cuda-int4", OURS, "int4-layout", INT4_LAYOUT, {"kernels": "native"}),
     Contender(
         "onnxruntime-genai fp16", "cuda_genai.py", "genai-fp16", HALF, {"graph": True}, equal="helium-onnx fp16"
     ),
@@ -156,5 +162,5 @@ CONTENDERS: tuple[Contender, ...] = (
 )  # fmt: skip
 #: Rows of a batch, those that matter most first: time may run out.
 BATCHES = (1, 64, 8, 256, 16, 32, 128, 4, 2)
-BATCH_BUILDS = ("fp16", "bf16", "int4")
+BATCH_BUILDS = ("fp16", "bf16", "int4", "int4-kv8")
 BATCH_PAST = 512

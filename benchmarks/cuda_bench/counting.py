@@ -7,11 +7,12 @@ attention. Not counted: activations, norms, logits.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Bytes of a float16 or bfloat16, the type of activations, keys and values in every row that is measured.
+#: Bytes of a float16 or bfloat16, the type of activations in every row that is measured.
 HALF = 2
 Config = Mapping[str, Any]
 
@@ -21,12 +22,14 @@ class Storage:
     """How the matrices of layers and head are stored; norms and embedding are in 16 bits.
 
     ``block_size`` weights of a row share a 16-bit scale and, with ``zeros``, a zero point of ``bits``; 16 bits have
-    neither.
+    neither. ``head_block_size``: the head's, where it is another. ``cache_bits``: of a key's or a value's number.
     """
 
     bits: int = 16
     block_size: int = 0
     zeros: bool = False
+    head_block_size: int = 0
+    cache_bits: int = 16
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         """Codes, scales and zero points of one matrix; rows are padded to whole blocks."""
@@ -53,24 +56,25 @@ def weight_bytes(config: Config, storage: Storage) -> int:
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     matrices = sum(storage.matrix_bytes(*shape) for shape in layer_matrices(config).values())
     norms = (2 * layers + 1) * hidden * HALF
-    return layers * matrices + storage.matrix_bytes(int(config["vocab_size"]), hidden) + norms
+    head = dataclasses.replace(storage, block_size=storage.head_block_size or storage.block_size)
+    return layers * matrices + head.matrix_bytes(int(config["vocab_size"]), hidden) + norms
 
 
-def token_bytes(config: Config) -> int:
+def token_bytes(config: Config, storage: Storage) -> int:
     """One token's keys and values in all layers."""
     heads = int(config["num_key_value_heads"]) * int(config["head_dim"])
-    return 2 * int(config["num_hidden_layers"]) * heads * HALF
+    return 2 * int(config["num_hidden_layers"]) * heads * storage.cache_bits // 8
 
 
-def cache_bytes(config: Config, past: int, rows: int = 1) -> int:
+def cache_bytes(config: Config, storage: Storage, past: int, rows: int = 1) -> int:
     """Keys and values that a step of ``rows`` rows reads and writes: those held, the new one's read and written."""
-    return rows * (past + 2) * token_bytes(config)
+    return rows * (past + 2) * token_bytes(config, storage)
 
 
 def step_bytes(config: Config, storage: Storage, past: int, rows: int = 1) -> int:
     """All that one decode step moves."""
     embedding = rows * int(config["hidden_size"]) * HALF
-    return weight_bytes(config, storage) + embedding + cache_bytes(config, past, rows)
+    return weight_bytes(config, storage) + embedding + cache_bytes(config, storage, past, rows)
 
 
 def prefill_operations(config: Config, tokens: int) -> int:

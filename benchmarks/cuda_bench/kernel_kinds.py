@@ -52,7 +52,7 @@ def by_kind(step: Mapping[str, Any], config: Config, storage: Storage, past: int
 
     Matrices read the weights, attention the keys and values.
     """
-    moved = {"matrices": weight_bytes(config, storage), "attention": cache_bytes(config, past)}
+    moved = {"matrices": weight_bytes(config, storage), "attention": cache_bytes(config, storage, past)}
     found = []
     for what in KINDS:
         rows = [row for row in step["rows"] if kind(row["name"]) == what]

@@ -29,6 +29,10 @@ def kernels(results: Mapping[str, Any]) -> str:
             f"### {contender.name}\n\nA step after {past} tokens: {step['busy_us']:.0f} us of kernels, "
             f"{step['span_us']:.0f} us from the first to the last."
         )
+        if sum(row["us"] for row in step["rows"]) > step["busy_us"]:
+            parts.append(
+                "Some begin before the one before them has ended, and are counted from there: sums exceed that."
+            )
         kinds = by_kind(step, config, contender.storage, past)
         parts.append(
             table(
