@@ -58,8 +58,8 @@ def max_rows(*, quantized: bool) -> int:
 def library(index: int, compute_capability: tuple[int, int], cache_dir: Path | None = None) -> Path | None:
     """The operators' library, for ``SessionOptions.register_custom_ops_library``, with kernels for GPU ``index``.
 
-    They are compiled where ``cache_dir`` does not have them yet (about fifteen seconds, once). None where they cannot be
-    had; ``reason`` then says why.
+    They are compiled where ``cache_dir`` does not have them yet (about fifteen seconds, once). None where they cannot
+    be had; ``reason`` then says why.
     """
     global _problem
     _problem = None
