@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import prepacked_loads
 import pytest
 import tiny
+from cuda_sessions import Opening
+from host_device import HostDevice
 
 import helium_onnx
+from helium_onnx import kernels
 from helium_onnx.bundle import Bundle
 from helium_onnx.recipe import Precision, load_recipe
+from helium_onnx.runtimes.cuda_device import NativeKernels
+from helium_onnx.runtimes.cuda_session import CudaSession
 from helium_onnx.runtimes.prepacked import PrepackedCache
 
 
@@ -48,3 +55,26 @@ def coded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("coded")
     recipe = dataclasses.replace(load_recipe("cuda-fp16"), name="fp16-kv8", precision=Precision("float16", "int8"))
     return helium_onnx.export(tiny.write_checkpoint(folder / "in"), folder / "out", recipe=recipe)
+
+
+@pytest.fixture
+def opening(cuda_bundle: Bundle) -> Iterator[Opening]:
+    """Opens sessions with a device of their own; they are closed at the end, and have then freed all memory."""
+    opened: list[tuple[CudaSession, HostDevice]] = []
+
+    def make(*, bundle: Bundle = cuda_bundle, lazy: bool = True, **options: Any) -> tuple[CudaSession, HostDevice]:
+        native = options.pop("kernels", None)
+        device = HostDevice(lazy=lazy, native=native)
+        opened.append((CudaSession(bundle, device, **options), device))
+        return opened[-1]
+
+    yield make
+    for session, device in opened:
+        session.close()
+        assert device.closed and not device.held
+
+
+@pytest.fixture
+def stand_in(native_kernels: object) -> NativeKernels:  # noqa: ARG001
+    """Native kernels for up to two rows: a library that can be registered, and decode.onnx for the native graph."""
+    return NativeKernels(kernels.LIBRARY, 2)

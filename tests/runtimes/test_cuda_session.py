@@ -4,73 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from cuda_sessions import TEXTS, Opening, prefilled, row_alone, step_by_step
 from host_device import HostDevice
-from numpy.typing import NDArray
 
 import helium_onnx
-from helium_onnx import kernels
 from helium_onnx.bundle import Bundle
 from helium_onnx.errors import GenerationError, ProviderError, ResourceError, UsageError
-from helium_onnx.generation.model import LanguageModel
-from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressEvent
 from helium_onnx.runtimes.cuda_device import NativeKernels
 from helium_onnx.runtimes.cuda_session import STEPS_IN_FLIGHT, CudaSession
 from helium_onnx.runtimes.device_cache import DevicePast
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
-
-RANDOM = np.random.default_rng(0)
-TEXTS = [RANDOM.integers(4, 320, (1, length)) for length in (20, 3, 41, 1, 7, 12)]
-Ids = NDArray[np.int64]
-Opening = Callable[..., tuple[CudaSession, HostDevice]]
-
-
-@pytest.fixture
-def opening(cuda_bundle: Bundle) -> Iterator[Opening]:
-    """Opens sessions with a device of their own; they are closed at the end, and have then freed all memory."""
-    opened: list[tuple[CudaSession, HostDevice]] = []
-
-    def make(*, bundle: Bundle = cuda_bundle, lazy: bool = True, **options: Any) -> tuple[CudaSession, HostDevice]:
-        native = options.pop("kernels", None)
-        device = HostDevice(lazy=lazy, native=native)
-        opened.append((CudaSession(bundle, device, **options), device))
-        return opened[-1]
-
-    yield make
-    for session, device in opened:
-        session.close()
-        assert device.closed and not device.held
-
-
-@pytest.fixture
-def stand_in(native_kernels: object) -> NativeKernels:  # noqa: ARG001
-    """Native kernels for up to two rows: a library that can be registered, and decode.onnx for the native graph."""
-    return NativeKernels(kernels.LIBRARY, 2)
-
-
-def prefilled(session: CudaSession, texts: list[Ids]) -> tuple[DevicePast, Ids]:
-    """A past with a text in each row, and the greedy next ids [rows, 1]."""
-    past = session.new_past(len(texts))
-    assert isinstance(past, DevicePast)
-    first = [session.run("prefill", text, past.row(row))[0].argmax(axis=-1) for row, text in enumerate(texts)]
-    assert past.lengths.tolist() == [text.shape[1] for text in texts]
-    return past, np.array(first)
-
-
-def step_by_step(session: CudaSession, past: DevicePast, ids: Ids, steps: int) -> list[list[int]]:
-    """Greedy ids, each chosen on the host."""
-    found = []
-    for _ in range(steps):
-        ids = session.run("decode", ids, past)[:, 0].argmax(axis=-1)[:, None]
-        found.append(ids[:, 0].tolist())
-    return found
-
 
 # What is computed
 
@@ -91,99 +40,6 @@ def test_logits_are_those_of_the_model(cuda_bundle: Bundle, opening: Opening, tm
             np.testing.assert_allclose(ours, theirs, atol=0.02 * np.abs(theirs).max())
     assert past.lengths.tolist() == expected.lengths.tolist() == [31]
     assert cuda_bundle.model_config == exact.model_config
-
-
-@pytest.mark.parametrize("lazy", [False, True])
-def test_greedy_steps_in_flight_are_those_one_by_one(opening: Opening, lazy: bool) -> None:
-    session, _ = opening(lazy=lazy)
-    past, ids = prefilled(session, TEXTS[:1])
-    expected = step_by_step(session, past, ids, 30)
-    past, ids = prefilled(session, TEXTS[:1])
-    found = []
-    with contextlib.closing(session.greedy(ids, past)) as steps:
-        for token_ids in steps:
-            assert past.lengths.tolist() == [20 + len(found) + 1]
-            found.append(token_ids.tolist())
-            if len(found) == 30:
-                break
-    assert found == expected
-    assert len({token for (token,) in found}) > 5  # not one token over and over, in which mistakes would not show
-    assert past.lengths.tolist() == [50]
-    # What ran further is as if it had not been.
-    np.testing.assert_array_equal(
-        session.run("decode", np.array([found[-1]]), past).copy(), _after(session, TEXTS[0], ids, found)
-    )
-
-
-def _after(session: CudaSession, text: Ids, first: Ids, found: list[list[int]]) -> NDArray[np.float32]:
-    """The logits after the same tokens, in a past that no step ran ahead in."""
-    past = session.new_past(1)
-    session.run("prefill", text, past)
-    for token in [first[0].tolist(), *found]:
-        logits = session.run("decode", np.array([token]), past)
-    return logits.copy()
-
-
-def test_greedy_is_never_further_ahead_than_it_should(opening: Opening) -> None:
-    session, device = opening()
-    past, ids = prefilled(session, TEXTS[:1])
-    decode = device.sessions["decode"]
-    steps = session.greedy(ids, past)
-    for count in range(1, 6):
-        next(steps)
-        # Captured by then, and the steps: those that were yielded, and those behind them.
-        assert len(decode.graph_ids) - 3 == count + STEPS_IN_FLIGHT - 1
-        assert device.driver.waiting(device.stream)  # the host did not wait for those
-    steps.close()
-    assert not device.driver.waiting(device.stream)
-    assert decode.replays == 5 + STEPS_IN_FLIGHT - 1
-
-
-@pytest.mark.parametrize("room", [0, 1, 2, 3, 7])
-def test_greedy_ends_with_the_context(opening: Opening, room: int) -> None:
-    session, device = opening(context_length=20 + room)
-    past, ids = prefilled(session, TEXTS[:1])
-    held = list(session.greedy(ids, past))  # arrays that no later step may write to
-    found = [token_ids.tolist() for token_ids in held]
-    assert len(found) == room and past.lengths.tolist() == [20 + room]
-    assert not device.driver.waiting(device.stream)
-    past, ids = prefilled(session, TEXTS[:1])
-    assert step_by_step(session, past, ids, room) == found
-    with pytest.raises(AssertionError, match="the past is full"):
-        session.run("decode", ids, past)
-
-
-@pytest.mark.parametrize("greedy", [False, True])
-def test_rows_of_a_batch_are_as_alone(opening: Opening, greedy: bool) -> None:
-    session, _ = opening()
-
-    def run(texts: list[Ids]) -> list[list[int]]:
-        past, ids = prefilled(session, texts)
-        if not greedy:
-            return step_by_step(session, past, ids, 12)
-        with contextlib.closing(session.greedy(ids, past)) as steps:
-            return [token_ids.tolist() for token_ids, _ in zip(steps, range(12), strict=False)]
-
-    together = np.array(run(TEXTS))
-    for row, text in enumerate(TEXTS):
-        assert together[:, row : row + 1].tolist() == run([text])
-    assert len({tuple(column) for column in together.T.tolist()}) == len(TEXTS)
-
-
-def test_a_row_that_is_held_back_does_not_disturb_the_others(opening: Opening) -> None:
-    """As the loop does with a row that has ended: here at the context's end, where it could not go on."""
-    session, _ = opening(context_length=45)
-    past, ids = prefilled(session, [TEXTS[0], TEXTS[2]])
-    expected = [step[0] for step in step_by_step(session, past, ids, 4)]
-    past, ids = prefilled(session, [TEXTS[0]])
-    expected = [step[0] for step in step_by_step(session, past, ids, 25)]
-    past, ids = prefilled(session, [TEXTS[0], TEXTS[2]])
-    found = []
-    for token_ids in session.greedy(ids, past):
-        found.append(int(token_ids[0]))
-        past.lengths[1] = 43
-    assert found == expected
-    assert past.lengths.tolist() == [45, 43]
 
 
 def test_several_tokens_of_a_row_at_once_are_those_one_by_one(opening: Opening) -> None:
@@ -263,7 +119,7 @@ def test_the_largest_prefill_has_its_memory_when_the_session_is_loaded(
         held, longest = device.held_bytes, min(chunk, context)
         assert device.sessions["prefill"].graph_ids == [-1]
         past = session.new_past(1)
-        session.run("prefill", RANDOM.integers(4, 320, (1, longest)), past)
+        session.run("prefill", np.random.default_rng(0).integers(4, 320, (1, longest)), past)
         assert device.held_bytes == held
 
 
@@ -379,113 +235,6 @@ def test_no_largest_logit_is_an_error(opening: Opening, stand_in: NativeKernels)
         GenerationError, match=r"The model gave no usable logits\n.*row 1\n.*finite numbers\n.*validate"
     ):
         next(steps)
-
-
-# Keys and values that leave the device
-
-
-def test_slots_are_read_and_written(opening: Opening) -> None:
-    session, _ = opening()
-    past, ids = prefilled(session, TEXTS[:3])
-    row = past.row(2)
-    whole, part = row.read_slots(0, 41), row.read_slots(7, 30)
-    assert len(whole) == 6 and {tensor.shape for tensor in whole} == {(2, 41, 16)}
-    assert {tensor.dtype for tensor in whole} == {np.dtype(np.float16)}
-    assert {tensor.shape for tensor in row.read_slots(0, 0)} == {(2, 0, 16)}
-    for tensor, cut in zip(whole, part, strict=True):
-        np.testing.assert_array_equal(tensor[:, 7:30], cut)
-        assert np.isfinite(tensor).all() and tensor.any()
-    expected = step_by_step(session, row_alone(session, whole), ids[2:], 5)
-    again = row_alone(session, [tensor[:, :7] for tensor in whole])
-    again.write_slots(part)
-    again.write_slots([tensor[:, 30:] for tensor in whole])
-    assert again.lengths.tolist() == [41]
-    assert step_by_step(session, again, ids[2:], 5) == expected
-    past, ids = prefilled(session, [TEXTS[2]])
-    assert step_by_step(session, past, ids, 5) == expected
-
-
-def row_alone(session: CudaSession, slots: list[NDArray[Any]]) -> DevicePast:
-    past = session.new_past(1)
-    assert isinstance(past, DevicePast)
-    past.write_slots(slots)
-    return past
-
-
-def test_slots_of_bfloat16_are_bytes(opening: Opening, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime's CPU provider computes no bfloat16, so here nothing does: bytes go in and come out."""
-    bundle = helium_onnx.export(tiny.write_checkpoint(tmp_path / "in"), tmp_path / "out", recipe="cuda-bf16")
-    monkeypatch.setattr(HostDevice, "load", lambda *_, **__: None)
-    monkeypatch.setattr(CudaSession, "_reserve", lambda _: None)
-    session, device = opening(bundle=bundle)
-    past = session.new_past(2)
-    given = [RANDOM.integers(0, 1 << 16, (2, 9, 16), np.uint16) for _ in range(6)]
-    past.row(1).write_slots(given)
-    for tensor, expected in zip(past.row(1).read_slots(0, 9), given, strict=True):
-        assert tensor.dtype == np.uint16
-        np.testing.assert_array_equal(tensor, expected)
-    file = (bundle.path / "onnx" / "model.onnx_data").read_bytes()
-    weights = next(memory for memory in device.held.values() if memory.nbytes > 100_000)
-    norm = next(tensor for tensor in bundle.manifest.tensors if tensor.name == "model.norm.weight")
-    assert norm.dtype == "bfloat16"
-    assert file[norm.offset : norm.offset + norm.nbytes] in weights.tobytes()
-
-
-def test_the_prefix_cache_changes_no_bit(
-    cuda_bundle: Bundle, opening: Opening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CudaSession, "exact_split", 16)
-    session, _ = opening()
-    tokenizer = load_tokenizer(cuda_bundle)
-    text = "Once upon a time in the table of the time, an animal sat on it"
-    prompts = [text, text + " and on", text[:50] + " to another text of another time"]
-    caching, plain = LanguageModel(session, tokenizer, prefix_cache=10_000_000), LanguageModel(session, tokenizer)
-    options: Any = {"max_new_tokens": 10, "logprobs": 3, "ignore_eos": True}
-    for prompt in [*prompts, prompts]:
-        found, expected = caching.generate(prompt, **options), plain.generate(prompt, **options)
-        for row, wanted in zip(found, expected, strict=True):
-            assert (row.token_ids, row.logprobs) == (wanted.token_ids, wanted.logprobs)
-    cached = [row.cached_tokens for row in found]
-    assert [count % 16 for count in cached] == [0, 0, 0] and min(cached) >= 16
-
-
-def test_a_model_generates_greedily_and_may_be_interrupted(cuda_bundle: Bundle, opening: Opening) -> None:
-    session, device = opening()
-    model = LanguageModel(session, load_tokenizer(cuda_bundle))
-    whole = model.generate(["Once", "upon a time"], max_new_tokens=30, ignore_eos=True, logprobs=0)  # on the host
-    greedy = model.generate(["Once", "upon a time"], max_new_tokens=30, ignore_eos=True)
-    assert [row.token_ids for row in greedy] == [row.token_ids for row in whole]
-    stream = model.stream("upon a time", max_new_tokens=30, ignore_eos=True)
-    next(stream)
-    stream.close()
-    assert stream.result[0].token_ids == whole[1].token_ids[: len(stream.result[0].token_ids)]
-    wait, calls = device.driver.wait, 0
-
-    def interrupted(event: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 5:
-            raise KeyboardInterrupt
-        wait(event)
-
-    device.driver.wait = interrupted  # type: ignore[method-assign]
-    result = model.generate("upon a time", max_new_tokens=30, ignore_eos=True)
-    assert result[0].finish_reason == "interrupted"
-    assert result[0].token_ids == whole[1].token_ids[:5]
-    again = model.generate("upon a time", max_new_tokens=30, ignore_eos=True)
-    assert again[0].token_ids == whole[1].token_ids
-
-
-def test_a_prefill_is_cut_at_multiples_of_the_chunk(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CudaSession, "exact_split", 16)
-    session, device = opening()
-    past = session.new_past(1)
-    whole = session.run("prefill", TEXTS[2], past).copy()
-    assert len(device.sessions["prefill"].graph_ids) == 1 + 3  # the one at loading, then 16, 16, 9
-    past = session.new_past(1)
-    session.run("prefill", TEXTS[2][:, :16], past)
-    np.testing.assert_array_equal(session.run("prefill", TEXTS[2][:, 16:], past), whole)
-    assert set(device.sessions["prefill"].graph_ids) == {-1}
 
 
 # What can go wrong

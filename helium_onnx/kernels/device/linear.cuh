@@ -150,8 +150,8 @@ __device__ void linear(const LinearArguments& a) {
             const int there = fetch_part * S::unit_bytes + chunk_at < a.row_bytes ? 16 : 0;  // else zeros
 #pragma unroll
             for (int i = 0; i < kCopies; ++i) {
-                // Where the next row lies depends on bits of its number that are the same for each of a lane's rows, or not.
-                const int at = S::bits == 4 && !few || S::bits == 8 && !few ? place<S, few>(lane / kChunks + i * (32 / kChunks), chunk) : weights_to + i * (32 / kChunks) * S::unit_bytes;
+                // A lane's rows are turned alike, but not where many tokens meet quantized weights.
+                const int at = S::quantized && !few ? place<S, few>(lane / kChunks + i * (32 / kChunks), chunk) : weights_to + i * (32 / kChunks) * S::unit_bytes;
                 copy_async_16(to + at, from[i], there);
                 from[i] += S::unit_bytes;
             }
