@@ -15,19 +15,23 @@ Graph: TypeAlias = Literal["prefill", "decode", "model"]
 NativeGraph: TypeAlias = Literal["native_prefill", "native_decode"]
 #: Keys of the table's rows for bundles of the provider CUDA, whose files and manifests call them by the names above.
 CudaGraph: TypeAlias = Literal["cuda_prefill", "cuda_decode", "cuda_native_decode"]
+#: Likewise of graphs whose shapes are fixed (a recipe's ``graph.context``), as NPUs take them.
+StaticGraph: TypeAlias = Literal["static_prefill", "static_decode"]
 Direction: TypeAlias = Literal["input", "output"]
 
 GRAPHS: tuple[Graph, ...] = ("prefill", "decode", "model")
 #: Of quantized bundles for CPUs, beside those: over the operators of helium_onnx/kernels.
 NATIVE_GRAPHS: tuple[NativeGraph, ...] = ("native_prefill", "native_decode")
 #: The native graphs that a provider's bundles may have, all or none: by the recipe's ``execution_provider``.
-NATIVE_GRAPHS_OF: dict[str, tuple[NativeGraph, ...]] = {"cpu": NATIVE_GRAPHS, "cuda": ("native_decode",)}
+NATIVE_GRAPHS_OF: dict[str, tuple[NativeGraph, ...]] = {"cpu": NATIVE_GRAPHS, "cuda": ("native_decode",), "qnn": ()}
 #: The graphs that have other rows for a provider than for all: by ``execution_provider``. model.onnx is for all.
-ROWS_OF: dict[str, dict[Graph | NativeGraph, CudaGraph]] = {
+ROWS_OF: dict[str, dict[Graph | NativeGraph, CudaGraph | StaticGraph]] = {
     "cpu": {},
     "cuda": {"prefill": "cuda_prefill", "decode": "cuda_decode", "native_decode": "cuda_native_decode"},
+    "qnn": {"prefill": "static_prefill", "decode": "static_decode"},
 }
 _CUDA: tuple[CudaGraph, ...] = ("cuda_prefill", "cuda_decode", "cuda_native_decode")
+_STATIC: tuple[StaticGraph, ...] = ("static_prefill", "static_decode")
 
 #: Files of the graphs inside a bundle, and the one file of their weights.
 GRAPH_FILES: dict[Graph, str] = {
@@ -59,6 +63,26 @@ class HasSizes(Protocol):
 
 
 @dataclass(frozen=True)
+class Window:
+    """The fixed sizes of static graphs: keys and values for ``context`` tokens, prefill of ``prefill_chunk`` tokens at
+    a time (the last ones padded), decode of one.
+    """
+
+    context: int
+    prefill_chunk: int
+
+    def sizes(self, graph: StaticGraph) -> dict[str, int]:
+        """What stands in the table's rows of ``graph`` for the symbols."""
+        new = self.prefill_chunk if graph == "static_prefill" else 1
+        return {
+            "batch_size": 1,
+            "sequence_length": new,
+            "context_length": self.context,
+            "total_sequence_length": self.context + new,
+        }
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """One input or output: ``dtype`` is ONNX's name in lower case (``int64``, ``float32``), dims as in the table."""
 
@@ -78,7 +102,7 @@ class Row:
     name: str
     dtype: str
     dims: tuple[str | int, ...]
-    graphs: tuple[Graph | NativeGraph | CudaGraph, ...]
+    graphs: tuple[Graph | NativeGraph | CudaGraph | StaticGraph, ...]
     note: str
 
 
@@ -139,6 +163,27 @@ TABLE: tuple[Row, ...] = (
         ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _CUDA, "with the new keys, rotated"),
     Row("output", "present.{i}.value", "cache",
         ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _CUDA, "with the new values"),
+    # Past and new keys and values stay apart: past is one buffer for both graphs, read from the first slot on, and only
+    # what is new leaves the device. The runtime writes it behind the past, and drops what padding gave.
+    Row("input", "input_ids", "int64", ("batch_size", "sequence_length"), _STATIC,
+        "new tokens of one row; prefill's last ones may be padding"),
+    Row("input", "position_ids", "int64", ("batch_size", "sequence_length"), _STATIC,
+        "of the new tokens; anything below the context for padding"),
+    Row("input", "attention_mask", "compute", ("batch_size", 1, "sequence_length", "total_sequence_length"), _STATIC,
+        "added to the scores: 0 where a new token (row) sees a slot of the past or, behind those, a new token "
+        "(column), a large negative number elsewhere"),
+    Row("input", "last_position", "int64", (1,), ("static_prefill",), "index of the last new token that is no padding"),
+    Row("input", "past_key_values.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _STATIC,
+        "the whole context's slots; what the mask hides may be anything finite"),
+    Row("input", "past_key_values.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "context_length", "head_dim"), _STATIC, "likewise"),
+    Row("output", "logits", "compute", ("batch_size", 1, "vocab_size"), _STATIC, "of the last new token alone"),
+    Row("output", "present.{i}.key", "cache",
+        ("batch_size", "num_key_value_heads", "sequence_length", "head_dim"), _STATIC,
+        "of the new tokens alone, rotated"),
+    Row("output", "present.{i}.value", "cache",
+        ("batch_size", "num_key_value_heads", "sequence_length", "head_dim"), _STATIC, "of the new tokens alone"),
 )  # fmt: skip
 
 
@@ -167,17 +212,26 @@ def tensors(
     compute: str = "float32",
     cache: str = "float32",
     execution_provider: str = "cpu",
+    window: Window | None = None,
 ) -> tuple[TensorSpec, ...]:
     """The table's rows of one graph for one model: layers unrolled, sizes filled in, dtypes resolved.
 
-    ``compute``, ``cache`` and ``execution_provider`` are the recipe's.
+    ``compute``, ``cache`` and ``execution_provider`` are the recipe's; ``window`` resolves the symbols of static
+    graphs, which keep them without.
 
     A row with ``{i}`` is repeated with its neighbours, layer by layer: ``key`` and ``value`` of layer 0, then of 1.
     """
     dtypes = {"compute": compute, "cache": cache}
+    key = ROWS_OF.get(execution_provider, {}).get(graph, graph)
+    sizes = window.sizes(key) if window is not None and key in _STATIC else {}
+
+    def resolved(dim: str | int) -> str | int:
+        if isinstance(dim, int):
+            return dim
+        return sizes.get(dim, dim) if dim in SYMBOLS else int(getattr(config, dim))
 
     def spec(row: Row, layer: int) -> TensorSpec:
-        dims = tuple(d if isinstance(d, int) or d in SYMBOLS else int(getattr(config, d)) for d in row.dims)
+        dims = tuple(resolved(dim) for dim in row.dims)
         return TensorSpec(row.name.format(i=layer), dtypes.get(row.dtype, row.dtype), dims)
 
     chosen = list(rows(graph, direction, execution_provider))
@@ -190,11 +244,12 @@ def tensors(
 _COLUMNS: dict[str, tuple[tuple[str, Graph | NativeGraph], ...]] = {
     "cpu": (("`prefill.onnx`", "prefill"), ("`decode.onnx`, `model.onnx`", "decode")),
     "cuda": (("`prefill.onnx`", "prefill"), ("`decode.onnx`", "decode"), ("`decode.native.onnx`", "native_decode")),
+    "qnn": (("`prefill.onnx`", "prefill"), ("`decode.onnx`", "decode")),
 }
 
 
 def markdown(execution_provider: str = "cpu") -> str:
-    """The table as README.md (for the CPU) and export/README.md (for CUDA) print it."""
+    """The table as README.md (for the CPU) and export/README.md (for CUDA and QNN) print it."""
     columns = _COLUMNS[execution_provider]
     lines = [f"| | {' | '.join(title for title, _ in columns)} | |", f"|{'---|' * (len(columns) + 2)}"]
     seen: dict[str, dict[str, Row]] = {}

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from helium_onnx import recipe_rules
+from helium_onnx.contract import Window
 from helium_onnx.errors import RecipeError
 
-Operators = Literal["onnxruntime", "standard"]
+Operators = Literal["onnxruntime", "standard", "opset-23"]
 Method = Literal["none", "round-to-nearest", "hqq", "k-quant", "gptq"]
 Bits = Literal[2, 4, 8, 32]
 BlockSize = Literal[16, 32, 64, 128, 256]
 Scales = Literal["float32", "float16", "bfloat16"]
-Provider = Literal["cpu", "cuda"]
+Provider = Literal["cpu", "cuda", "qnn"]
 Compute = Literal["float32", "float16", "bfloat16"]
 Cache = Literal["float32", "float16", "bfloat16", "int8"]
 
@@ -35,9 +36,23 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """``operators``: ``onnxruntime`` uses its fused ``com.microsoft`` operators, ``standard`` only ``ai.onnx``."""
+    """``operators``: ``onnxruntime`` uses its fused ``com.microsoft`` operators, ``standard`` only ``ai.onnx`` of set
+    18, ``opset-23`` the fused ``ai.onnx`` operators of that set (and ``MatMulNBits`` for quantized weights).
+
+    ``context`` and ``prefill_chunk`` fix the shapes of prefill and decode: slots for keys and values, and the tokens
+    of one prefill. Both are 0 where shapes are those of the call.
+    """
 
     operators: Operators = "onnxruntime"
+    context: int = 0
+    prefill_chunk: int = 0
+
+    def window(self, max_position_embeddings: int) -> Window | None:
+        """The fixed sizes for a model of so many positions, which bound the context; None where shapes are free."""
+        if not self.context:
+            return None
+        context = min(self.context, max_position_embeddings)
+        return Window(context, min(self.prefill_chunk, context))
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
     from helium_onnx.recipe import MatrixSettings, Recipe
 
 _KINDS = ("linear", "head", "embedding")
+_KIND_OF = {"model.embed_tokens": "embedding", "lm_head": "head"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the kernels of one provider take. ``caches`` and ``scales`` are by the type of ``precision.compute``."""
+    """What the kernels of one provider take. ``caches`` and ``scales`` are by the type of ``precision.compute``.
+
+    ``quantizes`` are the kinds of matrices that may be quantized. ``fixed_shapes``: graphs need the sizes of
+    ``graph.context`` and ``graph.prefill_chunk``, which other providers' have no use for.
+    """
 
     operators: tuple[str, ...]
     caches: Mapping[str, tuple[str, ...]]
     scales: Mapping[str, tuple[str, ...]]
     bits: tuple[int, ...]
     accuracy_levels: tuple[int, ...]
+    quantizes: tuple[str, ...] = _KINDS
+    fixed_shapes: bool = False
 
 
 TARGETS: dict[str, Target] = {
@@ -47,6 +54,17 @@ TARGETS: dict[str, Target] = {
         bits=(4, 8),
         accuracy_levels=(0,),
     ),
+    # Of onnxruntime-qnn 2.7.0 for the HTP: no node of a graph whose shapes are free, no GroupQueryAttention, nothing
+    # in float32, no GatherBlockQuantized; RMSNormalization, RotaryEmbedding, Attention and MatMulNBits of 4 bits.
+    "qnn": Target(
+        operators=("opset-23",),
+        caches={"float16": ("float16",)},
+        scales={"float16": ("float16",)},
+        bits=(4,),
+        accuracy_levels=(0,),
+        quantizes=("linear", "head"),
+        fixed_shapes=True,
+    ),
 }
 
 
@@ -60,6 +78,7 @@ def check(recipe: Recipe, source: str) -> None:
             expected="0 (the model's size decides), or a number of tokens",
         )
     _check_precision(recipe, target, source)
+    _check_shapes(recipe, target, source)
     kinds = [(f"quantization.{kind}", settings) for kind in _KINDS if (settings := getattr(q, kind)).quantized]
     overrides = [(f"quantization.overrides[{i}]", o) for i, o in enumerate(q.overrides)]
     quantized = [where for where, _ in kinds] + [where for where, o in overrides if o.bits not in (None, 32)]
@@ -77,6 +96,7 @@ def check(recipe: Recipe, source: str) -> None:
     if quantized and q.accuracy_level not in target.accuracy_levels:
         raise _not_taken(recipe, source, "quantization.accuracy_level", q.accuracy_level, target.accuracy_levels)
     for where, settings in kinds:
+        _check_kind(recipe, source, where, where.rpartition(".")[2])
         _check_settings(recipe, source, where, settings)
     for where, override in overrides:
         if override.bits not in (None, 32, *target.bits):
@@ -94,7 +114,9 @@ def check_matrices(recipe: Recipe, names: Sequence[str]) -> None:
     """
     for name in names:
         if (settings := recipe.quantization.settings_of(name)).quantized:
-            _check_settings(recipe, f"recipe {recipe.name}", name, settings)
+            source = f"recipe {recipe.name}"
+            _check_kind(recipe, source, name, _KIND_OF.get(name.removesuffix(".weight"), "linear"))
+            _check_settings(recipe, source, name, settings)
 
 
 def _check_precision(recipe: Recipe, target: Target, source: str) -> None:
@@ -116,6 +138,50 @@ def _check_precision(recipe: Recipe, target: Target, source: str) -> None:
             f"{source}: a key/value cache in {cache} needs ONNX Runtime's operator (GroupQueryAttention)",
             found='graph.operators = "standard"',
             remedy='set graph.operators = "onnxruntime", or precision.key_value_cache = "float32"',
+        )
+
+
+def _check_shapes(recipe: Recipe, target: Target, source: str) -> None:
+    provider, context, chunk = recipe.execution_provider, recipe.graph.context, recipe.graph.prefill_chunk
+    if not target.fixed_shapes:
+        for key, value in (("context", context), ("prefill_chunk", chunk)):
+            if value:
+                raise RecipeError(
+                    f"{source}: the graphs for the provider {provider} have no fixed shapes",
+                    found=f"graph.{key} = {value}",
+                    expected=f"{key} = 0",
+                    remedy=f"remove the key, or choose a provider whose graphs have: {', '.join(_fixed())}",
+                )
+        return
+    if context < 2:
+        raise RecipeError(
+            f"{source}: the graphs for the provider {provider} have fixed shapes, and no context",
+            found=f"graph.context = {context}",
+            expected="2 or more tokens",
+            remedy="set graph.context = 1024, 2048 or 4096",
+        )
+    if not 1 <= chunk <= context:
+        raise RecipeError(
+            f"{source}: graph.prefill_chunk is out of range",
+            found=f"graph.prefill_chunk = {chunk}",
+            expected=f"1 to {context}, the context",
+            remedy=f"set graph.prefill_chunk = {min(128, context)}",
+        )
+
+
+def _fixed() -> list[str]:
+    return [name for name, target in TARGETS.items() if target.fixed_shapes]
+
+
+def _check_kind(recipe: Recipe, source: str, where: str, kind: str) -> None:
+    """Raise RecipeError where the provider has no kernel for quantized matrices of ``kind``."""
+    target = TARGETS[recipe.execution_provider]
+    if kind not in target.quantizes:
+        raise RecipeError(
+            f"{source}: the provider {recipe.execution_provider} takes no quantized {kind}",
+            found=f"{where} is quantized",
+            expected=f"quantized matrices of {' or '.join(target.quantizes)} alone",
+            remedy=f"set bits = 32 in [quantization.{kind}]",
         )
 
 

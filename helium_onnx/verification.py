@@ -26,7 +26,10 @@ from helium_onnx.manifest import MANIFEST_FILE, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent
 from helium_onnx.runtimes.graph_loading import AGAIN
 from helium_onnx.runtimes.native_session import NativeSession
+from helium_onnx.runtimes.session import Phase
+from helium_onnx.runtimes.static_session import StaticSession, window_of
 from helium_onnx.verification_runs import (
+    check_finite,
     check_record,
     check_signature,
     provider_of,
@@ -61,10 +64,11 @@ def verify_bundle(path: str | os.PathLike[str], *, progress: ProgressCallback) -
 
     In order: ``manifest`` (readable, and describes a Helium), ``files`` (there, of their sizes and SHA-256),
     ``tokenizer`` (has exactly the model's vocabulary), ``prefill``, ``decode``, ``model`` (each loads in ONNX Runtime,
-    takes and gives what contract and manifest say, and gives finite logits for a short text), ``agreement`` (the
-    three give the same logits), ``native`` (so do the native graphs, where bundle and machine have them). Everything
-    runs on the CPU, a bundle for a GPU too; where the CPU has no kernels, graphs are held against contract and manifest
-    alone. ``progress`` gets the bytes hashed and the graph being run.
+    takes and gives what contract and manifest say, and gives finite logits for a short text; prefill and decode of
+    fixed shapes together, by their session), ``agreement`` (the three give the same logits), ``native`` (so do the
+    native graphs, where bundle and machine have them). Everything runs on the CPU, a bundle for a GPU or an NPU too;
+    where the CPU has no kernels, graphs are held against contract and manifest alone. ``progress`` gets the bytes
+    hashed and the graph being run.
     """
     subject = _Subject(Path(path), progress)
     checks: list[Check] = []
@@ -147,6 +151,9 @@ def _tokenizer(subject: _Subject) -> str:
 def _prefill(subject: _Subject) -> str:
     if (reason := subject.not_run) is not None:
         return _described(subject, "prefill", reason)
+    if window_of(subject.bundle) is not None:
+        _run_static(subject)
+        return _seen(subject, "prefill")
     past = [
         # A buffer for the whole text where the graph writes in place, and nothing yet where it appends.
         np.zeros(
@@ -163,6 +170,8 @@ def _prefill(subject: _Subject) -> str:
 def _decode(subject: _Subject) -> str:
     if (reason := subject.not_run) is not None:
         return _described(subject, "decode", reason)
+    if window_of(subject.bundle) is not None:
+        return _seen(subject, "decode")  # run by the session that ran prefill
     _run(subject, "decode", subject.ids[:, -1:], subject.past, subject.ids.shape[1] - 1)
     return _seen(subject, "decode")
 
@@ -170,7 +179,12 @@ def _decode(subject: _Subject) -> str:
 def _model(subject: _Subject) -> str:
     if (reason := subject.not_run) is not None:
         return _described(subject, "model", reason)
-    _run(subject, "model", subject.ids, [past[:, :, :0] for past in subject.past], 0)
+    past = [
+        np.zeros((1, int(spec.dims[1]), 0, int(spec.dims[3])), np.dtype(spec.dtype))
+        for spec in subject.manifest.graphs["model"].inputs
+        if spec.name.startswith("past_key_values.")
+    ]
+    _run(subject, "model", subject.ids, past, 0)
     return _seen(subject, "model")
 
 
@@ -185,6 +199,25 @@ def _run(
     expected = (1, positions, subject.config.vocab_size)
     subject.logits[graph], present = run_graph(subject.bundle, graph, ids, past, before, expected)
     return present
+
+
+def _run_static(subject: _Subject) -> None:
+    """Run prefill and decode graphs of fixed shapes by the session that knows how, and keep their logits."""
+    graphs: tuple[Phase, Phase] = ("prefill", "decode")
+    for phase in graphs:
+        subject.progress(ProgressEvent("verify", subject.manifest.graphs[phase].file))
+        check_record(subject.manifest, phase, subject.config)
+    with contextlib.closing(StaticSession(subject.bundle, provider="cpu")) as session:
+        past = session.new_past(1)
+        for phase, ids in zip(graphs, (subject.ids[:, :-1], subject.ids[:, -1:]), strict=True):
+            path = subject.bundle.graph_path(phase)
+            try:
+                subject.logits[phase] = session.run(phase, ids, past)
+            except HeliumOnnxError:
+                raise
+            except Exception as error:  # ONNX Runtime's exceptions have no base of their own
+                raise runtime_error("run", error, path) from error
+            check_finite(subject.logits[phase], path)
 
 
 def _seen(subject: _Subject, graph: Graph) -> str:
@@ -218,7 +251,7 @@ def _native(subject: _Subject) -> str:
     """The native graphs likewise, by the session that runs them."""
     provider = provider_of(subject.manifest)
     graphs = contract.NATIVE_GRAPHS_OF.get(provider, contract.NATIVE_GRAPHS)
-    if not set(graphs) <= set(subject.manifest.graphs):
+    if not graphs or not set(graphs) <= set(subject.manifest.graphs):
         return "none in this bundle: our kernels do not know its recipe, or the size of its heads"
     if provider == "cuda":
         reason = "its kernels are those of a GPU"

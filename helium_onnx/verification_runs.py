@@ -16,6 +16,7 @@ from helium_onnx.contract import Direction, Graph, NativeGraph
 from helium_onnx.errors import BundleError, IntegrityError, ResourceError
 from helium_onnx.graph_signature import signature
 from helium_onnx.manifest import Manifest
+from helium_onnx.recipe import GraphSettings
 from helium_onnx.runtimes.graph_loading import AGAIN, check_contract, check_specs, session_options
 from helium_onnx.runtimes.providers import default_threads, execution_provider
 
@@ -67,6 +68,17 @@ def run_graph(
         raise IntegrityError(
             f"{path.name} gives logits of another shape", found=logits.shape, expected=expected, remedy=AGAIN
         )
+    check_finite(logits, path)
+    chosen = outputs.get("next_token_ids")
+    if chosen is not None and not np.array_equal(chosen, logits.argmax(-1)):
+        raise IntegrityError(
+            f"{path.name} chooses another token than its logits", found=chosen, expected=logits.argmax(-1), remedy=AGAIN
+        )
+    return logits, [outputs[name] for name in names if name.startswith("present.")]
+
+
+def check_finite(logits: NDArray[np.float32], path: Path) -> None:
+    """Raise IntegrityError for logits of the graph in ``path`` that are no numbers."""
     if not np.isfinite(logits).all():
         raise IntegrityError(
             f"{path.name} gives logits that are no numbers",
@@ -74,12 +86,6 @@ def run_graph(
             expected="finite logits",
             remedy="export anew from a checkpoint whose own logits are finite (helium-onnx validate compares them)",
         )
-    chosen = outputs.get("next_token_ids")
-    if chosen is not None and not np.array_equal(chosen, logits.argmax(-1)):
-        raise IntegrityError(
-            f"{path.name} chooses another token than its logits", found=chosen, expected=logits.argmax(-1), remedy=AGAIN
-        )
-    return logits, [outputs[name] for name in names if name.startswith("present.")]
 
 
 def check_record(manifest: Manifest, graph: Graph | NativeGraph, config: HeliumConfig) -> None:
@@ -91,10 +97,24 @@ def check_record(manifest: Manifest, graph: Graph | NativeGraph, config: HeliumC
     compute, cache = (str(precision.get(key, "float32")) for key in ("compute", "key_value_cache"))
     for direction, specs in zip(_DIRECTIONS, (record.inputs, record.outputs), strict=True):
         wanted = contract.tensors(
-            graph, direction, config, compute=compute, cache=cache, execution_provider=provider_of(manifest)
+            graph,
+            direction,
+            config,
+            compute=compute,
+            cache=cache,
+            execution_provider=provider_of(manifest),
+            window=_window(manifest, config),
         )
         problem = f"the {direction}s that the manifest lists for {record.file} are not those of the contract"
         check_specs(specs, wanted, problem)
+
+
+def _window(manifest: Manifest, config: HeliumConfig) -> contract.Window | None:
+    """The fixed sizes that the manifest's recipe asks for; a bundle from before there were any has no such keys."""
+    graph = manifest.recipe.get("graph", {})
+    sizes = [graph.get(key, 0) for key in ("context", "prefill_chunk")]
+    context, chunk = (size if isinstance(size, int) else 0 for size in sizes)
+    return GraphSettings(context=context, prefill_chunk=chunk).window(config.max_position_embeddings)
 
 
 def check_signature(bundle: Bundle, graph: Graph | NativeGraph) -> None:

@@ -100,19 +100,47 @@ def test_graphs_for_cuda(graph: contract.Graph | contract.NativeGraph, ids: str,
     ]
 
 
+def test_graphs_of_fixed_shapes() -> None:
+    """Past has the slots of the whole context in both; present is what is new; no dimension is left open."""
+    sizes, window = Sizes(num_hidden_layers=1), contract.Window(64, 16)
+    kinds = {"compute": "float16", "cache": "float16", "execution_provider": "qnn"}
+    for graph, new, last in (("prefill", 16, ["last_position [1] int64"]), ("decode", 1, [])):
+        inputs, outputs = (
+            [str(spec) for spec in contract.tensors(graph, direction, sizes, **kinds, window=window)]  # type: ignore[arg-type]
+            for direction in ("input", "output")
+        )
+        assert inputs == [
+            f"input_ids [1, {new}] int64",
+            f"position_ids [1, {new}] int64",
+            f"attention_mask [1, 1, {new}, {64 + new}] float16",
+            *last,
+            "past_key_values.0.key [1, 3, 64, 8] float16",
+            "past_key_values.0.value [1, 3, 64, 8] float16",
+        ]
+        assert outputs == [
+            "logits [1, 1, 11] float16",
+            f"present.0.key [1, 3, {new}, 8] float16",
+            f"present.0.value [1, 3, {new}, 8] float16",
+        ]
+    model = contract.tensors("model", "input", sizes, **kinds, window=window)  # type: ignore[arg-type]
+    assert str(model[0]) == "input_ids [batch_size, sequence_length] int64"
+
+
 @pytest.mark.parametrize("direction", ["input", "output"])
 def test_model_is_the_same_for_every_provider(direction: contract.Direction) -> None:
     """But for its types: it is for other clients."""
     kinds = {"compute": "float16", "cache": "float16"}
-    specs = [contract.tensors("model", direction, Sizes(), **kinds, execution_provider=p) for p in ("cpu", "cuda")]
-    assert specs[0] == specs[1]
+    specs = [
+        contract.tensors("model", direction, Sizes(), **kinds, execution_provider=p) for p in ("cpu", "cuda", "qnn")
+    ]
+    assert specs[0] == specs[1] == specs[2]
     assert {spec.dtype for spec in specs[0]} == {"int64", "float16"} if direction == "input" else {"float16"}
 
 
 def test_every_row_is_some_graphs() -> None:
     """A key that no provider maps to would never be read."""
     reachable = {key for keys in contract.ROWS_OF.values() for key in keys.values()}
-    assert reachable == set(get_args(contract.CudaGraph))
+    assert reachable == {*get_args(contract.CudaGraph), *get_args(contract.StaticGraph)}
     known = {*contract.GRAPHS, *contract.NATIVE_GRAPHS, *reachable}
     assert all(set(row.graphs) <= known for row in contract.TABLE)
     assert set(contract.ROWS_OF) == set(contract.NATIVE_GRAPHS_OF) == set(get_args(recipe.Provider))
@@ -174,10 +202,11 @@ def test_the_readme_prints_the_table() -> None:
     )
 
 
-def test_the_recipes_documentation_prints_cudas() -> None:
-    assert contract.markdown("cuda") in RECIPES.read_text(encoding="utf-8"), (
+@pytest.mark.parametrize("provider", ["cuda", "qnn"])
+def test_the_recipes_documentation_prints_the_others(provider: str) -> None:
+    assert contract.markdown(provider) in RECIPES.read_text(encoding="utf-8"), (
         "export/README.md has another table: "
-        "python -c 'from helium_onnx import contract; print(contract.markdown(\"cuda\"))'"
+        f"python -c 'from helium_onnx import contract; print(contract.markdown(\"{provider}\"))'"
     )
 
 

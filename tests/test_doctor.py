@@ -30,7 +30,7 @@ from helium_onnx.runtimes.cuda_probe import CudaReport, DeviceInfo
 GB = 10**9
 H200 = DeviceInfo(0, "NVIDIA H200", (9, 0), 150 * GB, 149 * GB, 132)
 CUDA_RECIPES = {recipe.name for recipe in helium_onnx.list_recipes() if recipe.execution_provider == "cuda"}
-CPU_RECIPES = {recipe.name for recipe in helium_onnx.list_recipes()} - CUDA_RECIPES
+CPU_RECIPES = {recipe.name for recipe in helium_onnx.list_recipes() if recipe.execution_provider == "cpu"}
 Machine = Callable[..., DoctorReport]
 
 
@@ -47,11 +47,13 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         kernels_reason: str | None = None,
         memory: tuple[int | None, int | None] = (64 * GB, 60 * GB),
         bundle: Path | None = None,
+        plugins: tuple[str, ...] = (),
     ) -> DoctorReport:
         report = cuda or CudaReport((13, 0), "580.82.07", (H200,))
         libraries = tuple(library for library in cuda_libraries.LIBRARIES if library.name in missing)
         ours = types.SimpleNamespace(reason=lambda: kernels_reason, OLDEST_CAPABILITY=(8, 0))
         monkeypatch.setattr(cuda_probe, "probe", lambda: report)
+        monkeypatch.setattr(diagnosis, "find_spec", lambda name: object() if name in plugins else None)
         monkeypatch.setattr(cuda_libraries, "installed", lambda: gpu_package)
         monkeypatch.setattr(cuda_libraries, "onnxruntime_problem", lambda: problem)
         monkeypatch.setattr(cuda_libraries, "load_libraries", lambda: libraries)
@@ -96,12 +98,21 @@ def test_a_machine_that_has_everything(on_machine: Machine) -> None:
     assert shown.endswith("Next: helium-onnx export CHECKPOINT OUT --recipe cuda-bf16\n")
 
 
+def test_recipes_for_an_npu_need_its_package(on_machine: Machine) -> None:
+    fits_of = {fit.recipe: fit for fit in on_machine().recipes if fit.execution_provider == "qnn"}
+    assert set(fits_of) == {"qnn-fp16", "qnn-int4"}
+    assert {fit.why for fit in fits_of.values()} == {"no onnxruntime-qnn==2.7.0 here"}
+    report = on_machine(plugins=("onnxruntime_qnn",))
+    assert running(report) == CPU_RECIPES | CUDA_RECIPES | set(fits_of)
+    assert {fit.context_length for fit in report.recipes if fit.recipe in fits_of} == {1024}
+
+
 def test_a_machine_where_nobody_wants_cuda_has_one_line_of_it(on_machine: Machine) -> None:
     report = on_machine(NO_DRIVER, gpu_package=None, problem=NO_PACKAGE)
     (only,) = [finding for finding in report.findings if finding.part == "CUDA"]
     assert (only.name, only.ok, only.remedy) == ("driver", None, "install its driver")
     assert running(report) == CPU_RECIPES
-    assert {fit.why for fit in report.recipes if not fit.runs} == {"no CUDA device"}
+    assert {fit.why for fit in report.recipes if fit.recipe in CUDA_RECIPES} == {"no CUDA device"}
     assert text(report).endswith("--recipe cpu-int4\n")
 
 
@@ -116,7 +127,7 @@ def test_a_gpu_without_the_package(on_machine: Machine) -> None:
     assert finding(report, "CUDA", "ONNX Runtime").remedy == "pip install 'helium-onnx[cuda]'"
     assert "libcublas" not in text(report)  # the package brings it
     assert running(report) == CPU_RECIPES
-    assert {fit.why for fit in report.recipes if not fit.runs} == {"ONNX Runtime: see above"}
+    assert {fit.why for fit in report.recipes if fit.recipe in CUDA_RECIPES} == {"ONNX Runtime: see above"}
 
 
 def test_a_driver_that_is_too_old(on_machine: Machine) -> None:

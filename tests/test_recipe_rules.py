@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helium_onnx.contract import Window
 from helium_onnx.errors import RecipeError
 from helium_onnx.recipe import (
     GraphSettings,
@@ -23,6 +24,8 @@ from helium_onnx.recipe_rules import TARGETS
 CUDA = "summary = 's'\nexecution_provider = 'cuda'\n"
 HALF = "[precision]\ncompute = 'float16'\nkey_value_cache = 'float16'\n"
 BRAIN = HALF.replace("float16", "bfloat16")
+QNN = "summary = 's'\nexecution_provider = 'qnn'\n"
+FIXED = "[graph]\noperators = 'opset-23'\ncontext = 64\nprefill_chunk = 16\n"
 ROUNDED = "[quantization]\nmethod = 'round-to-nearest'\naccuracy_level = 0\n"
 FOUR = "bits = 4\nscales = 'float16'\n"
 
@@ -46,6 +49,8 @@ def test_every_provider_has_a_shipped_recipe() -> None:
     assert {recipe.execution_provider for recipe in list_recipes()} == set(TARGETS)
     cuda = [recipe.name for recipe in list_recipes() if recipe.execution_provider == "cuda"]
     assert cuda == ["cuda-bf16", "cuda-fp16", "cuda-int4"]
+    qnn = [recipe.name for recipe in list_recipes() if recipe.execution_provider == "qnn"]
+    assert qnn == ["qnn-fp16", "qnn-int4"]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,10 @@ def test_every_provider_has_a_shipped_recipe() -> None:
         CUDA + HALF + ROUNDED + "[quantization.head]\nbits = 8\nscales = 'float16'\n",
         CUDA + BRAIN + ROUNDED + "[quantization.head]\nbits = 8\nscales = 'bfloat16'\n",
         CUDA + HALF + "[graph]\noperators = 'onnxruntime'\n",
+        QNN + FIXED + HALF,
+        QNN + FIXED.replace("chunk = 16", "chunk = 64") + HALF,
+        QNN + FIXED + HALF + ROUNDED + "[quantization.linear]\n" + FOUR,
+        QNN + FIXED + HALF + ROUNDED + "[[quantization.overrides]]\nmatch = 'lm_head'\n" + FOUR,
         # What is not quantized has no scales, and accuracy_level then means nothing.
         CUDA + HALF + "[quantization.linear]\nscales = 'float32'\n",
         CUDA + HALF + ROUNDED + "[[quantization.overrides]]\nmatch = 'lm_head'\nbits = 32\n",
@@ -104,6 +113,21 @@ def test_what_cuda_takes(tmp_path: Path, text: str) -> None:
          "does not take this scales", "bfloat16", '"float32"'),
         (CUDA + HALF + ROUNDED + "[[quantization.overrides]]\nmatch = 'lm_head'\nscales = 'float32'\n",
          "does not take this scales", 'quantization.overrides[0].scales = "float32"', '"float16"'),
+        # Shapes
+        (QNN + FIXED.replace("'opset-23'", "'standard'") + HALF, "does not take this operators", "standard",
+         'set operators = "opset-23"'),
+        (CUDA + HALF + FIXED, "does not take this operators", "opset-23", 'set operators = "onnxruntime"'),
+        (CUDA + HALF + "[graph]\ncontext = 64\n", "have no fixed shapes", "graph.context = 64", "qnn"),
+        ("summary = 's'\n[graph]\nprefill_chunk = 64\n", "have no fixed shapes", "graph.prefill_chunk = 64", "qnn"),
+        (QNN + HALF + "[graph]\noperators = 'opset-23'\n", "and no context", "graph.context = 0", "1024"),
+        (QNN + HALF + FIXED.replace("context = 64", "context = -1"), "and no context", "graph.context = -1", "1024"),
+        (QNN + HALF + FIXED.replace("chunk = 16", "chunk = 0"), "prefill_chunk is out of range", "= 0", "= 64"),
+        (QNN + HALF + FIXED.replace("chunk = 16", "chunk = 65"), "prefill_chunk is out of range", "= 65", "= 64"),
+        (QNN + FIXED, "qnn does not compute in float32", "float32", '"cpu"'),
+        (QNN + FIXED + HALF + ROUNDED + "[quantization.embedding]\n" + FOUR, "takes no quantized embedding",
+         "quantization.embedding", "bits = 32"),
+        (QNN + FIXED + HALF + ROUNDED + "[quantization.head]\nbits = 8\nscales = 'float16'\n",
+         "does not take this bits", "quantization.head.bits = 8", "set bits = 4"),
         # Bits, and what MatMulNBits is told
         (CUDA + HALF + ROUNDED + "[quantization.linear]\nbits = 2\nscales = 'float16'\n", "does not take this bits",
          "quantization.linear.bits = 2", "set bits = 4"),
@@ -157,6 +181,21 @@ def test_kinds_and_overrides_together() -> None:
     dataclasses.replace(wrong, quantization=dataclasses.replace(quantization, overrides=overrides)).check_matrices(
         NAMES
     )
+
+
+def test_an_override_that_quantizes_the_embedding_for_an_npu() -> None:
+    made = load_recipe("qnn-int4")
+    overrides = (Override("model.embed_tokens", bits=4, scales="float16"),)
+    wrong = dataclasses.replace(made, quantization=dataclasses.replace(made.quantization, overrides=overrides))
+    with pytest.raises(RecipeError, match="takes no quantized embedding") as caught:
+        load_recipe(wrong).check_matrices(NAMES)
+    assert "model.embed_tokens.weight" in str(caught.value.found)
+
+
+@pytest.mark.parametrize(("positions", "window"), [(4096, (1024, 128)), (256, (256, 128)), (64, (64, 64))])
+def test_the_window_fits_the_model(positions: int, window: tuple[int, int]) -> None:
+    assert load_recipe("qnn-fp16").graph.window(positions) == Window(*window)
+    assert load_recipe("cpu-fp32").graph.window(positions) is None
 
 
 def test_an_override_that_matches_nothing() -> None:

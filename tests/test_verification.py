@@ -264,6 +264,15 @@ def test_a_bundle_without_native_graphs(bundle: Path, sample_bundle_fp32: Path) 
     assert "none in this bundle" in detail_of(bundle, "native")
 
 
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_graphs_of_fixed_shapes_that_disagree(name: str, tmp_path: Path) -> None:
+    path = helium_onnx.export(tiny.write_checkpoint(tmp_path / "c"), tmp_path / "b", recipe="qnn-fp16").path
+    assert all(check.ok for check in verify_bundle(path, progress=silent))
+    assert bundles.flip_attribute(path / f"onnx/{name}.onnx", "interleaved") == 6
+    rewrite(path)
+    assert f"{name}.onnx and model.onnx give different logits" in failed(path, "agreement")
+
+
 @pytest.mark.parametrize("name", ["native_prefill", "native_decode"])
 def test_one_native_graph_without_the_other(name: str, bundle: Path) -> None:
     rewrite(bundle, without_native(name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.util import find_spec
 
 from helium_onnx._version import __version__
 from helium_onnx.diagnosis import cuda, machine
@@ -15,6 +16,7 @@ from helium_onnx.diagnosis import recipes as fits
 from helium_onnx.diagnosis.report import DoctorReport, Finding, Machine, RecipeFit
 from helium_onnx.errors import HeliumOnnxError
 from helium_onnx.runtimes.cuda_probe import CudaReport
+from helium_onnx.runtimes.providers import QNN
 
 
 def doctor(path: str | os.PathLike[str] | None = None) -> DoctorReport:
@@ -51,6 +53,12 @@ def _fits(targets: list[fits.Target], here: Machine, report: CudaReport, finding
     places = {
         "cpu": fits.Place("memory", here.available_bytes, here.memory_bytes, blocked=blocked["CPU"]),
         "cuda": fits.device_place(cuda.usable(report), blocked["CUDA"] or blocked["CPU"]),
+        "qnn": fits.Place(
+            "memory",
+            here.available_bytes,
+            here.memory_bytes,
+            blocked=blocked["CPU"] or (None if find_spec(str(QNN.plugin)) else f"no {QNN.package} here"),
+        ),
     }
     judged = []
     for target in targets:

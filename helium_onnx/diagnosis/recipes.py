@@ -31,6 +31,12 @@ class Target:
     recipe: Recipe
     bundle: Bundle | None = None
 
+    @property
+    def longest_context(self) -> int:
+        """The model's, or that of graphs whose shapes the recipe fixes."""
+        window = self.recipe.graph.window(self.config.max_position_embeddings)
+        return self.config.max_position_embeddings if window is None else window.context
+
     def needed_bytes(self, context_length: int) -> int:
         """Of one text of so many tokens: on the GPU for the provider cuda, in the process for others."""
         from helium_onnx.runtimes import cuda_memory  # which imports onnxruntime
@@ -92,7 +98,7 @@ def device_place(device: DeviceInfo | None, blocked: str | None) -> Place:
 
 def fit(target: Target, place: Place) -> RecipeFit:
     """Whether the target runs there, with one text at a time, and with how long a context."""
-    recipe, whole, need = target.recipe, target.config.max_position_embeddings, target.needed_bytes
+    recipe, whole, need = target.recipe, target.longest_context, target.needed_bytes
     needed, free = _counted(need, whole, place), place.free_bytes
 
     def result(runs: bool, context: int | None, why: str = "") -> RecipeFit:

@@ -10,6 +10,7 @@ from typing import Any
 from helium_onnx import contract
 from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
+from helium_onnx.contract import Graph
 from helium_onnx.errors import TokenizerError
 from helium_onnx.recipe import Recipe
 
@@ -35,8 +36,11 @@ def genai_config(config: HeliumConfig, recipe: Recipe) -> dict[str, Any]:
     """What onnxruntime-genai reads. ``type`` is ``decoder``: it knows no Helium, and refuses an unknown type.
 
     Its graph is model.onnx, the form that is exact for the padded batches it sends. Graphs that concatenate past and
-    present cannot share one buffer for both, and say so.
+    present cannot share one buffer for both, and say so. With ``type`` laid over as ``decoder-pipeline`` it runs
+    ``pipeline`` instead, prefill.onnx and decode.onnx, which give the same tokens and leave out the logits that nobody
+    reads of a prompt. Only in bundles for CPUs: those for CUDA take their lengths by inputs that it has no name for.
     """
+    pipeline = {"pipeline": [_pipeline(config)]} if recipe.execution_provider == "cpu" else {}
     return {
         "model": {
             "bos_token_id": config.bos_token_id,
@@ -60,6 +64,7 @@ def genai_config(config: HeliumConfig, recipe: Recipe) -> dict[str, Any]:
                 "num_attention_heads": config.num_attention_heads,
                 "num_hidden_layers": config.num_hidden_layers,
                 "num_key_value_heads": config.num_key_value_heads,
+                **pipeline,
             },
             "eos_token_id": list(config.eos_token_ids),
             "pad_token_id": _pad(config),
@@ -72,13 +77,28 @@ def genai_config(config: HeliumConfig, recipe: Recipe) -> dict[str, Any]:
             "min_length": 0,
             "num_beams": 1,
             "num_return_sequences": 1,
-            "past_present_share_buffer": recipe.graph.operators == "onnxruntime",
+            "past_present_share_buffer": recipe.graph.operators != "standard",
             "repetition_penalty": 1.0,
             "temperature": 1.0,
             "top_k": 50,
             "top_p": 1.0,
         },
     }
+
+
+def _pipeline(config: HeliumConfig) -> dict[str, Any]:
+    """The two stages of one generation, in the terms of onnxruntime-genai: each runs on prompts or on single tokens."""
+
+    def stage(graph: Graph, *, on_prompt: bool) -> dict[str, Any]:
+        return {
+            "filename": contract.GRAPH_FILES[graph],
+            "inputs": [spec.name for spec in contract.tensors(graph, "input", config)],
+            "outputs": [spec.name for spec in contract.tensors(graph, "output", config)],
+            "run_on_prompt": on_prompt,
+            "run_on_token_gen": not on_prompt,
+        }
+
+    return {"prefill": stage("prefill", on_prompt=True), "decode": stage("decode", on_prompt=False)}
 
 
 def _pad(config: HeliumConfig) -> int:

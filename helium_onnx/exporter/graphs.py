@@ -23,8 +23,10 @@ from helium_onnx.recipe import Recipe
 
 __all__ = ["IR_VERSION", "build_graphs", "graph_record", "has_native_graphs", "run_passes", "save_graph"]
 
-#: Runtimes on devices refuse IR version 11 (mobile and browser builds of ONNX Runtime lag behind).
-IR_VERSION = 10
+#: By operator set. Runtimes on devices refuse IR version 11 (mobile and browser builds of ONNX Runtime lag behind);
+#: those that know set 23, which came with it, know it too.
+IR_VERSIONS = {18: 10, 23: 11}
+IR_VERSION = IR_VERSIONS[18]
 
 
 def run_passes(model: ir.Model, passes: list[ir.passes.InPlacePass], step: str) -> None:
@@ -61,7 +63,7 @@ def build_graphs(
 
 def _finish(model: ir.Model, graph: Graph | NativeGraph, config: HeliumConfig, recipe: Recipe) -> None:
     """Set versions and give inputs and outputs the contract's order and dimensions."""
-    model.ir_version = IR_VERSION
+    model.ir_version = IR_VERSIONS[model.graph.opset_imports[""]]
     model.producer_name, model.producer_version = "helium-onnx", __version__
     model.graph.name = f"helium.{graph}"
     domains = {node.domain for node in model.graph}
@@ -92,6 +94,7 @@ def _specs(
         compute=recipe.precision.compute,
         cache=recipe.precision.key_value_cache,
         execution_provider=recipe.execution_provider,
+        window=recipe.graph.window(config.max_position_embeddings),
     )
 
 

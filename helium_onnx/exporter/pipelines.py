@@ -17,22 +17,25 @@ from helium_onnx.exporter.passes.fuse_residual_device import FuseResidualDevice
 from helium_onnx.exporter.passes.fuse_skip_norm import FuseSkipNorm
 from helium_onnx.exporter.passes.last_position import LastPosition
 from helium_onnx.exporter.passes.last_position_cuda import LastPositionCuda
+from helium_onnx.exporter.passes.last_position_static import LastPositionStatic
 from helium_onnx.exporter.passes.lower_attention_cuda import LowerAttentionCuda
 from helium_onnx.exporter.passes.lower_attention_device import LowerAttentionDevice
 from helium_onnx.exporter.passes.lower_attention_group_query import LowerAttentionGroupQuery
 from helium_onnx.exporter.passes.lower_attention_native import LowerAttentionNative
 from helium_onnx.exporter.passes.lower_attention_standard import LowerAttentionStandard
+from helium_onnx.exporter.passes.lower_attention_static import LowerAttentionStatic
 from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
 from helium_onnx.exporter.passes.lower_embedding_device import LowerEmbeddingDevice
 from helium_onnx.exporter.passes.lower_gate import LowerGate
 from helium_onnx.exporter.passes.lower_linear_device import LowerLinearDevice
 from helium_onnx.exporter.passes.lower_linear_native import LowerLinearNative
-from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStandard
+from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormOpset23, LowerNormStandard
 from helium_onnx.exporter.passes.name_nodes import NameNodes
 from helium_onnx.exporter.passes.next_token import NextToken
 from helium_onnx.exporter.passes.next_token_device import NextTokenDevice
 from helium_onnx.exporter.passes.pack_query_key_value import PackQueryKeyValue
 from helium_onnx.exporter.passes.set_compute_type import SetComputeType
+from helium_onnx.exporter.passes.set_operator_set import SetOperatorSet
 from helium_onnx.exporter.passes.store_key_value_cache import StoreKeyValueCache
 from helium_onnx.exporter.passes.store_weights import StoreEmbedding, StoreLinear, StoreRemaining
 from helium_onnx.exporter.quantization import matrices
@@ -64,6 +67,17 @@ def _half_precision_weights(
         StoreEmbedding(plan, recipe.quantization),
         StoreLinear(plan, config, recipe.quantization),
         StoreKeyValueCache(plan, recipe.precision, scales),  # after SetComputeType: scales stay float32
+        StoreRemaining(plan, config),
+    ]
+
+
+def _npu_weights(
+    plan: WeightPlan, config: HeliumConfig, recipe: Recipe, _scales: Sequence[LayerScales] | None
+) -> Passes:
+    return [
+        SetComputeType(DATA_TYPES[recipe.precision.compute]),
+        StoreEmbedding(plan, recipe.quantization),
+        StoreLinear(plan, config, recipe.quantization, transposed=True),
         StoreRemaining(plan, config),
     ]
 
@@ -156,6 +170,16 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
             ],
         },
         _native_cuda,
+    ),
+    ("qnn", "opset-23"): Pipeline(
+        _npu_weights,
+        {
+            "prefill": lambda: [
+                LastPositionStatic(), LowerAttentionStatic(), LowerNormOpset23(), SetOperatorSet(23),
+            ],
+            "decode": lambda: [LowerAttentionStatic(), LowerNormOpset23(), SetOperatorSet(23)],
+            "model": lambda: [LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm()],
+        },
     ),
 }  # fmt: skip
 

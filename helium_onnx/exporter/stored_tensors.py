@@ -93,7 +93,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Transposed:
-    """A matrix ``[N, K]`` of a Linear, stored ``[K, N]`` as MatMul takes it, in float32.
+    """A matrix ``[N, K]`` of a Linear, stored ``[K, N]`` as MatMul takes it, in float32 or rounded to ``dtype``.
 
     ``source`` is the checkpoint's tensor: ``name`` itself, or the embedding where the head is tied to it.
     """
@@ -101,21 +101,22 @@ class Transposed:
     source: str
     name: str
     shape: tuple[int, int]
+    dtype: ir.DataType = ir.DataType.FLOAT
 
     def tensors(self) -> tuple[StoredTensor, ...]:
-        return (StoredTensor(f"{self.name}.transposed", ir.DataType.FLOAT, (self.shape[1], self.shape[0])),)
+        return (StoredTensor(f"{self.name}.transposed", self.dtype, (self.shape[1], self.shape[0])),)
 
     def write(self, checkpoint: Checkpoint, quantizer: Quantizer, sink: Sink) -> Iterator[int]:  # noqa: ARG002
         (tensor,) = self.tensors()
         rows = self.shape[0]
         for row, values in checkpoint.iter_rows(self.source, max_bytes=_TRANSPOSED_BYTES):
-            turned = np.ascontiguousarray(values.T)
+            turned = np.ascontiguousarray(rounded(self.source, values, self.dtype).T)
             if len(values) == rows:
                 sink(tensor, 0, turned)
             else:  # a large head: a strip of columns at a time
                 for column, strip in enumerate(turned):
-                    sink(tensor, 4 * (column * rows + row), strip)
-            yield values.nbytes
+                    sink(tensor, turned.itemsize * (column * rows + row), strip)
+            yield turned.nbytes
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from helium_onnx.bundle import Bundle
 from helium_onnx.contract import TensorSpec
 from helium_onnx.errors import BundleError, IntegrityError, ProviderError, ResourceError, UsageError
 from helium_onnx.manifest import GraphRecord
+from helium_onnx.runtimes.plugins import add_plugin
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads
 
 #: The remedy where a bundle's files do not fit each other.
@@ -46,7 +47,11 @@ def load_graph(
             nothing is run on another in its place.
         IntegrityError: the graph is not what the manifest says.
     """
-    asked = [(row.onnxruntime_name, {**row.options, **(provider_options or {})})]
+    asked: list[tuple[str, dict[str, str]]] | None = None
+    if row.plugin is None:
+        asked = [(row.onnxruntime_name, {**row.options, **(provider_options or {})})]
+    else:
+        add_plugin(options, row, provider_options or {})
     try:
         try:
             session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)

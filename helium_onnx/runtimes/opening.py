@@ -14,7 +14,9 @@ from helium_onnx.runtimes.cuda_session import CudaSession
 from helium_onnx.runtimes.graph_loading import checked_threads
 from helium_onnx.runtimes.native_session import NativeSession, can_run
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
-from helium_onnx.runtimes.providers import AUTO, CPU, CUDA, bundle_provider
+from helium_onnx.runtimes.providers import AUTO, CPU, CUDA, WEBGPU, bundle_provider
+from helium_onnx.runtimes.static_session import StaticSession, window_of
+from helium_onnx.runtimes.webgpu_session import WebGpuSession
 
 #: ``native``: those of helium_onnx/kernels. ``auto``: those where bundle and machine have them.
 KernelChoice: TypeAlias = Literal["auto", "native", "onnxruntime"]
@@ -31,11 +33,11 @@ def open_session(
     cache: bool | None = None,
     cache_dir: Path | None = None,
     progress: ProgressCallback = silent,
-) -> NativeSession | OnnxRuntimeSession | CudaSession:
-    """A session for ``bundle``; see the three classes for the arguments.
+) -> NativeSession | OnnxRuntimeSession | CudaSession | StaticSession:
+    """A session for ``bundle``; see the four classes for the arguments.
 
     ``provider`` is one that the bundle is for, or ``auto``. One for CUDA takes no ``threads``, ``spin`` or ``cache``:
-    nothing is computed on the host.
+    nothing is computed on the host; one whose graphs have fixed shapes takes no ``spin`` or ``cache``.
 
     Raises:
         UsageError: ``choice`` is none of the three.
@@ -53,6 +55,25 @@ def open_session(
             _cuda_device(bundle),
             context_length=context_length,
             native=native,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+    if row is WEBGPU:
+        if choice == "native":
+            raise ProviderError(
+                "native kernels cannot run this",
+                found=f"the execution provider {row.name}",
+                remedy="leave the kernels to ONNX Runtime, or run on the CPU: --provider cpu",
+            )
+        return WebGpuSession(bundle, context_length=context_length, threads=threads, progress=progress)
+    if window_of(bundle) is not None:
+        if choice == "native":
+            raise _not_native(bundle)
+        return StaticSession(
+            bundle,
+            provider=row.name,
+            context_length=context_length,
+            threads=threads,
             cache_dir=cache_dir,
             progress=progress,
         )

@@ -18,6 +18,10 @@ class ExecutionProvider:
     ``config`` are session config entries. ``prefill_chunk`` is the most tokens that one prefill call takes.
     ``prepacks``: kernels reorder constant weights at load, so a cache of the reordered weights pays. ``recipes`` are
     shipped ones to name to who has none for this provider.
+
+    Where the provider is a package beside onnxruntime, ``package`` is what pip calls it, ``plugin`` its module, and
+    ``plugin_paths`` the options whose value a function of that module gives; ``plugin_devices`` is the most devices
+    that it takes. ``also`` are other providers that run the same graphs when they are asked for by name.
     """
 
     name: str
@@ -27,6 +31,11 @@ class ExecutionProvider:
     prefill_chunk: int = 512
     prepacks: bool = False
     recipes: tuple[str, ...] = ()
+    package: str | None = None
+    plugin: str | None = None
+    plugin_paths: Mapping[str, str] = field(default_factory=dict)
+    plugin_devices: int | None = None
+    also: tuple[str, ...] = ()
 
 
 CPU = ExecutionProvider(
@@ -36,6 +45,7 @@ CPU = ExecutionProvider(
     prefill_chunk=512,
     prepacks=True,
     recipes=("cpu-int4", "cpu-fp32"),
+    also=("webgpu",),
 )
 
 CUDA = ExecutionProvider(
@@ -56,7 +66,38 @@ CUDA = ExecutionProvider(
     recipes=("cuda-fp16", "cuda-bf16", "cuda-int4"),
 )
 
-PROVIDERS: dict[str, ExecutionProvider] = {row.name: row for row in (CPU, CUDA)}
+QNN = ExecutionProvider(
+    name="qnn",
+    onnxruntime_name="QNNExecutionProvider",
+    # Snapdragon 8 Gen 3 and X. On x86 the package emulates it, and takes MatMulNBits only where this is given.
+    options={"htp_arch": "75"},
+    config={
+        # It leaves nodes to the CPU without a word, a whole graph of dynamic shapes for one.
+        "session.disable_cpu_ep_fallback": "1",
+        "session.record_ep_graph_assignment_info": "1",
+    },
+    prefill_chunk=128,  # that of the recipes; a bundle's own is in its graphs
+    recipes=("qnn-fp16", "qnn-int4"),
+    package="onnxruntime-qnn==2.7.0",
+    plugin="onnxruntime_qnn",
+    plugin_paths={"backend_path": "get_qnn_htp_path"},
+    also=("cpu",),
+)
+
+#: A desktop's GPU, whoever made it, with the graphs that are for the CPU.
+WEBGPU = ExecutionProvider(
+    name="webgpu",
+    onnxruntime_name="WebGpuExecutionProvider",
+    # GroupQueryAttention is wrong on SwiftShader, where it is tested, from 32 new tokens on: logits differ by 1.4 then,
+    # and by 1e-5 below (onnxruntime-ep-webgpu 0.4.0).
+    prefill_chunk=31,
+    recipes=("cpu-fp32", "cpu-int4"),
+    package="onnxruntime-ep-webgpu==0.4.0",
+    plugin="onnxruntime_ep_webgpu",
+    plugin_devices=1,  # it chooses the GPU itself
+)
+
+PROVIDERS: dict[str, ExecutionProvider] = {row.name: row for row in (CPU, CUDA, QNN, WEBGPU)}
 #: The provider that the bundle was exported for.
 AUTO = "auto"
 
@@ -71,7 +112,8 @@ def execution_provider(name: str) -> ExecutionProvider:
 
 
 def bundle_provider(bundle: Bundle, asked: str) -> ExecutionProvider:
-    """The provider that runs ``bundle`` where ``asked``, or ``auto``, was asked for: the one that it is for.
+    """The provider that runs ``bundle`` where ``asked``, or ``auto``, was asked for: the one that it is for, or one
+    that runs its graphs too and was asked for.
 
     Raises:
         ProviderError: there is no such provider, or the bundle is for another one.
@@ -85,14 +127,14 @@ def bundle_provider(bundle: Bundle, asked: str) -> ExecutionProvider:
             expected=f"one of {', '.join(PROVIDERS)}, which this helium-onnx knows",
             remedy="upgrade: pip install --upgrade helium-onnx",
         )
-    if row is not None and row.name != made_for:
+    if row is not None and row.name not in (made_for, *PROVIDERS[made_for].also):
         raise ProviderError(
             f"{bundle.path} cannot run on the execution provider {row.name}",
             found=f"recipe {recipe.get('name')}, which is for {made_for}",
             expected=f"a recipe for {row.name}",
             remedy=f"export the checkpoint with --recipe {' or '.join(row.recipes)}, or leave --provider at auto",
         )
-    return PROVIDERS[made_for]
+    return row or PROVIDERS[made_for]
 
 
 def default_threads() -> int:

@@ -109,9 +109,9 @@ def test_a_bundle_runs_on_the_provider_that_it_is_for_and_on_no_other(bundle: Bu
 
 
 def test_a_bundle_of_a_later_version_for_another_provider(cuda_bundle: Bundle) -> None:
-    recipe = {**cuda_bundle.manifest.recipe, "execution_provider": "qnn"}
+    recipe = {**cuda_bundle.manifest.recipe, "execution_provider": "abacus"}
     later = dataclasses.replace(cuda_bundle, manifest=dataclasses.replace(cuda_bundle.manifest, recipe=recipe))
-    with pytest.raises(ProviderError, match=r"provider 'qnn'\n.*one of cpu, cuda.*\n.*upgrade"):
+    with pytest.raises(ProviderError, match=r"provider 'abacus'\n.*one of cpu, cuda, qnn.*\n.*upgrade"):
         open_session(later)
 
 

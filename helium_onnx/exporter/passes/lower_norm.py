@@ -1,4 +1,4 @@
-"""Lower ``helium_onnx::RMSNorm``: to ONNX Runtime's fused operator, or to standard operators."""
+"""Lower ``helium_onnx::RMSNorm``: to ONNX Runtime's fused operator, to that of set 23, or to older standard ones."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ class LowerNormFused(ir.passes.InPlacePass):
             epsilon = node.attributes["epsilon"].as_float()
             y = rewriter.op("SimplifiedLayerNormalization", x, weight, axis=-1, epsilon=epsilon, stash_type=1)
             rewriter.replace(y)
+        return ir.passes.PassResult(model, modified=bool(nodes))
+
+
+class LowerNormOpset23(ir.passes.InPlacePass):
+    """Pattern: ``helium_onnx::RMSNorm(x, weight)``. Replacement: set 23's ``RMSNormalization(x, weight)``.
+
+    Its arithmetic is in float32 (``stash_type=1``, its default), as an epsilon of 1e-8 needs.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = nodes_of(model, DOMAIN, "RMSNorm")
+        for node in nodes:
+            rewriter = Rewriter(node)
+            x, weight = node.inputs
+            epsilon = node.attributes["epsilon"].as_float()
+            rewriter.replace(rewriter.op("RMSNormalization", x, weight, axis=-1, epsilon=epsilon))
         return ir.passes.PassResult(model, modified=bool(nodes))
 
 

@@ -15,17 +15,20 @@ from helium_onnx.recipe import MatrixSettings, Quantization
 class StoreLinear(ir.passes.InPlacePass):
     """Pattern: ``MatMul(x, Transpose(weight))``, which is how the exporter writes a Linear of ``weight [N, K]``.
 
-    Replacement, where the recipe does not quantize it: in float32 ``MatMul(x, weight.transposed)`` over the matrix
-    stored ``[K, N]``; in half precision (SetComputeType), whose kernels read either way at the same speed,
-    ``com.microsoft::FusedMatMul(x, weight)`` with ``transB=1`` over the matrix as the checkpoint has it. Else
+    Replacement, where the recipe does not quantize it: in float32, and where ``transposed`` asks for it (for runtimes
+    that know no ``FusedMatMul``), ``MatMul(x, weight.transposed)`` over the matrix stored ``[K, N]``; in half precision
+    (SetComputeType), whose kernels read either way at the same speed, ``com.microsoft::FusedMatMul(x, weight)`` with
+    ``transB=1`` over the matrix as the checkpoint has it. Else
     ``com.microsoft::MatMulNBits(x, weight.quantized, weight.scales[, weight.zero_points])``, with a ``Cast`` of scales
     that are not in the type of ``x``. A head that is tied to the embedding and stored alike reads the embedding's
     bytes.
     """
 
-    def __init__(self, plan: WeightPlan, config: HeliumConfig, quantization: Quantization) -> None:
+    def __init__(
+        self, plan: WeightPlan, config: HeliumConfig, quantization: Quantization, *, transposed: bool = False
+    ) -> None:
         super().__init__()
-        self.plan, self.config, self.quantization = plan, config, quantization
+        self.plan, self.config, self.quantization, self.transposed = plan, config, quantization, transposed
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = False
@@ -49,8 +52,8 @@ class StoreLinear(ir.passes.InPlacePass):
         settings = self.quantization.settings_of(name if is_head else source.split("+")[0])
         rewriter, x = Rewriter(matmul), matmul.inputs[0]
         compute = weight.dtype or ir.DataType.FLOAT
-        if not settings.quantized and compute == ir.DataType.FLOAT:
-            transposed = initializers(graph, self.plan, Transposed(source, name, (rows, columns)))
+        if not settings.quantized and (self.transposed or compute == ir.DataType.FLOAT):
+            transposed = initializers(graph, self.plan, Transposed(source, name, (rows, columns), compute))
             rewriter.replace(rewriter.op("MatMul", x, *transposed))
             return
         if not settings.quantized:

@@ -1,4 +1,4 @@
-"""LowerNormFused and LowerNormStandard: the arithmetic of modeling.rms_norm, with its epsilon."""
+"""LowerNormFused, LowerNormOpset23 and LowerNormStandard: the arithmetic of modeling.rms_norm, with its epsilon."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormStandard
+from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormOpset23, LowerNormStandard
 from helium_onnx.modeling import DOMAIN, rms_norm
 
-FORMS: tuple[type[ir.passes.InPlacePass], ...] = (LowerNormFused, LowerNormStandard)
+FORMS: tuple[type[ir.passes.InPlacePass], ...] = (LowerNormFused, LowerNormOpset23, LowerNormStandard)
 
 
 def norm(epsilon: float) -> ir.Model:
@@ -27,6 +27,8 @@ def norm(epsilon: float) -> ir.Model:
 def test_numbers(form: type[ir.passes.InPlacePass], epsilon: float, size: float) -> None:
     model = norm(epsilon)
     assert form()(model).modified
+    if form is LowerNormOpset23:
+        model.graph.opset_imports[""] = 23
     rng = np.random.default_rng(0)
     x = (size * rng.standard_normal((2, 5, 64))).astype(np.float32)
     x[1, 2] = 0
@@ -42,6 +44,14 @@ def test_fused(traced: ir.Model) -> None:
     assert counts["SimplifiedLayerNormalization"] == 7
     assert "helium_onnx.RMSNorm" not in counts
     assert not LowerNormFused()(traced).modified
+
+
+def test_of_set_23(traced: ir.Model) -> None:
+    assert LowerNormOpset23()(traced).modified
+    counts = graph_making.operators(traced)
+    assert counts["RMSNormalization"] == 7
+    assert "helium_onnx.RMSNorm" not in counts
+    assert not LowerNormOpset23()(traced).modified
 
 
 def test_standard(traced: ir.Model) -> None:

@@ -9,6 +9,7 @@ import graph_making
 import onnx_ir as ir
 import pytest
 
+from helium_onnx.exporter.passes.set_compute_type import SetComputeType
 from helium_onnx.exporter.passes.store_weights import EMBEDDING, HEAD, StoreEmbedding, StoreLinear, StoreRemaining
 from helium_onnx.exporter.trace import trace
 from helium_onnx.exporter.weights import ALIGNMENT, WeightPlan
@@ -54,6 +55,20 @@ def test_float32(traced: ir.Model) -> None:
     assert {(r.offset, r.nbytes) for r in records.values()} == set(places(traced).values())
     assert records[f"{HEAD}.transposed"].source == HEAD
     assert records["cos"].source == "config.json"
+
+
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16])
+def test_transposed_in_either_type(dtype: ir.DataType, traced: ir.Model) -> None:
+    """For runtimes that know no FusedMatMul."""
+    plan, config = WeightPlan(), graph_making.config()
+    SetComputeType(dtype)(traced)
+    StoreLinear(plan, config, FLOAT32, transposed=True)(traced)
+    counts = graph_making.operators(traced)
+    assert (counts["MatMul"], counts["com.microsoft.FusedMatMul"]) == (3 * 7 + 1, 0)
+    records = {record.name: record for record in plan.records()}
+    down = records["model.layers.2.mlp.down_proj.weight.transposed"]
+    assert (down.dtype, down.shape) == (dtype.numpy().name, (96, 64))
+    assert down.nbytes == 96 * 64 * dtype.itemsize
 
 
 def test_int4(traced: ir.Model) -> None:

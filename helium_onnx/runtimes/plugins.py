@@ -1,0 +1,50 @@
+"""Execution providers that come as a package of their own beside onnxruntime, and are registered with it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+
+import onnxruntime as ort
+
+from helium_onnx.errors import ProviderError
+from helium_onnx.runtimes.providers import ExecutionProvider
+
+
+def add_plugin(options: ort.SessionOptions, row: ExecutionProvider, provider_options: Mapping[str, str]) -> None:
+    """Let a session of ``options`` run on the provider of ``row``, which has a plugin, with the row's options and
+    ``provider_options``.
+
+    Raises:
+        ProviderError: the package is missing or does not load, or sees no device.
+    """
+    assert row.plugin is not None
+    try:
+        module = _registered(row.plugin, row.onnxruntime_name)
+    except Exception as error:  # ImportError, and ONNX Runtime's, which have no base of their own
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ProviderError(
+            f"the execution provider {row.name} cannot be loaded",
+            found=text[:300],
+            expected=f"the package {row.package} beside onnxruntime {ort.__version__}",
+            remedy=f"pip install --no-deps {row.package}",
+        ) from error
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == row.onnxruntime_name]
+    if not devices:
+        raise ProviderError(
+            f"{row.onnxruntime_name} sees no device",
+            expected=f"one that {row.package} supports",
+            remedy=f"see the documentation of {row.package}; nothing is run on another provider in its place",
+        )
+    paths = {option: str(getattr(module, function)()) for option, function in row.plugin_paths.items()}
+    options.add_provider_for_devices(devices[: row.plugin_devices], {**row.options, **paths, **provider_options})
+
+
+@functools.cache
+def _registered(plugin: str, provider: str) -> ModuleType:
+    """The plugin's module, its library registered: ONNX Runtime refuses a second time."""
+    module = importlib.import_module(plugin)
+    ort.register_execution_provider_library(provider, module.get_library_path())
+    return module
