@@ -198,11 +198,15 @@ def load(
     )
 
 
-def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a bundle holds: graphs, inputs and outputs, operators, files, and where every byte of the weights is."""
+def inspect(path: str | os.PathLike[str], *, provider: str | None = None) -> dict[str, Any]:
+    """What a bundle holds: graphs, inputs and outputs, operators, files, and where every byte of the weights is.
+
+    With ``provider`` (``cpu``, ``cuda``, ``webgpu``, ``qnn`` or ``coreml``) instead: which nodes of the graphs that
+    execution provider takes and which it leaves, and why; asked of ONNX Runtime where it can load the provider here.
+    """
     from helium_onnx import inspection
 
-    return inspection.inspect(path)
+    return inspection.inspect(path, provider=provider)
 
 
 def verify(path: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> list[Check]:

@@ -174,14 +174,23 @@ app.command()(generate)
 
 
 @app.command()
-def inspect(out: Out, as_json: Json = False) -> None:
+def inspect(
+    out: Out,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Show who runs each node: cpu, cuda, webgpu, qnn, coreml.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show graphs, files, and where every byte is.
 
-    Reads the manifest alone; verify reads the files.
+    Reads the manifest alone; verify reads the files. With --provider: which nodes that execution provider takes.
     """
     import helium_onnx
 
-    info = helium_onnx.inspect(out)
+    info = helium_onnx.inspect(out, provider=provider)
     if as_json:
         print_json(info)
         return

@@ -12,7 +12,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with charts.", show_default=False)]
 Provider = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda", help="Execution provider; auto: the one that the bundle is for.")
+    str,
+    typer.Option(metavar="auto|cpu|cuda|qnn|webgpu", help="Execution provider; auto: the one that the bundle is for."),
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads.", show_default="physical cores")]
 Kernels = Annotated[

@@ -31,8 +31,10 @@ OUTSIDE = "outside the layers"
 KINDS = {"quantized": "quantized weights", "scales": "scales", "zero_points": "zero points"}
 
 
-def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect(path: str | os.PathLike[str], *, provider: str | None = None) -> dict[str, Any]:
     """What a bundle holds. Only helium.json is read; of the other files, the sizes.
+
+    With ``provider``, what `helium_onnx.placement.placement` returns instead, for which graphs are read and loaded.
 
     Returns:
         A dict that can be written as JSON. ``graphs``: per graph its ``file``, ``bytes``, ``inputs`` and ``outputs``
@@ -43,8 +45,13 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         BundleError: as `Bundle.open`.
+        UsageError: there is no such provider.
     """
     bundle = Bundle.open(path)
+    if provider is not None:
+        from helium_onnx.placement import placement  # ONNX Runtime is not loaded to read a manifest
+
+        return placement(bundle, provider)
     manifest = bundle.manifest
     sizes = {file.path: file.size for file in manifest.files}
     return {
@@ -192,6 +199,11 @@ def matrix_shapes(config: dict[str, Any]) -> dict[str, int] | None:
 
 def render(info: dict[str, Any], console: Console) -> None:
     """Print what `inspect` returned as tables."""
+    if "execution_provider" in info:
+        from helium_onnx.placement import text
+
+        text.render(info, console)
+        return
     from rich.table import Table
     from rich.text import Text
 
