@@ -5,6 +5,8 @@
 #   make install   the development environment alone
 #   make lint      ruff: rules and format
 #   make check     mypy --strict
+#   make web       the browser's package: types, build, unit tests (Node 20 and npm)
+#   make web-e2e   the same package in headless Chromium, beside Python
 #   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours);
 #                  writes docs/performance.md and its charts anew
 
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := out/helium-docs-7m-int4
 
-.PHONY: demo test install lint check bench clean
+.PHONY: demo test install lint check web web-e2e bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -36,6 +38,12 @@ lint: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/mypy
+
+web:
+	cd runtimes/web && npm ci --no-audit --no-fund && npm run check && npm run build && npm test
+
+web-e2e: web $(VENV)/.dev
+	cd runtimes/web && HELIUM_PYTHON=$(CURDIR)/$(BIN)/python npm run e2e
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/main_job.py
