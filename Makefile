@@ -5,6 +5,8 @@
 #   make install   the development environment alone
 #   make lint      ruff: rules and format
 #   make check     mypy --strict
+#   make interop   bundles in optimum, onnxruntime-genai and transformers.js, each in an environment of its own (Node, npm,
+#                  chromium)
 #   make web       the browser's package: types, build, unit tests (Node 20 and npm)
 #   make web-e2e   the same package in headless Chromium, beside Python
 #   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours);
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := out/helium-docs-7m-int4
 
-.PHONY: demo test install lint check web web-e2e bench clean
+.PHONY: demo test install lint check interop web web-e2e bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -38,6 +40,10 @@ lint: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	$(BIN)/mypy
+
+interop: $(VENV)/.dev
+	$(BIN)/python tests/interop/environments.py
+	HELIUM_REQUIRE_CLIENTS=1 $(BIN)/python -m pytest tests/interop
 
 web:
 	cd runtimes/web && npm ci --no-audit --no-fund && npm run check && npm run build && npm test
