@@ -22,7 +22,7 @@ class TestErrors:
     @pytest.fixture
     def failing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         def invoke_failing(error: BaseException, *options: str) -> Result:
-            def inspect(_path: Path) -> None:
+            def inspect(_path: Path, **_: object) -> None:
                 raise error
 
             monkeypatch.setattr(helium_onnx, "inspect", inspect)
