@@ -7,6 +7,8 @@
 #   make check     mypy --strict
 #   make interop   bundles in optimum, onnxruntime-genai and transformers.js, each in an environment of its own (Node, npm,
 #                  chromium)
+#   make providers the execution providers that are packages of their own: WebGPU on a software GPU (chromium's), QNN on its
+#                  emulator
 #   make web       the browser's package: types, build, unit tests (Node 20 and npm)
 #   make web-e2e   the same package in headless Chromium, beside Python
 #   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours);
@@ -21,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := out/helium-docs-7m-int4
 
-.PHONY: demo test install lint check interop web web-e2e bench clean
+.PHONY: demo test install lint check interop providers web web-e2e bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -44,6 +46,14 @@ check: $(VENV)/.dev
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/environments.py
 	HELIUM_REQUIRE_CLIENTS=1 $(BIN)/python -m pytest tests/interop
+
+# Beside the environment, and without what they ask for: onnxruntime is there, and of the rest they import nothing.
+providers: $(VENV)/.dev
+	$(PIP) --no-deps --upgrade --target out/clients/webgpu onnxruntime-ep-webgpu==0.4.0
+	$(PIP) --no-deps --upgrade --target out/clients/qnn onnxruntime-qnn==2.7.0
+	HELIUM_REQUIRE_WEBGPU=1 $(BIN)/python -m pytest tests/runtimes/test_webgpu_session.py
+	HELIUM_REQUIRE_QNN=1 PYTHONPATH=$(CURDIR)/out/clients/qnn $(BIN)/python -m pytest tests/runtimes/test_qnn.py \
+		tests/placement/test_qnn_emulator.py
 
 web:
 	cd runtimes/web && npm ci --no-audit --no-fund && npm run check && npm run build && npm test

@@ -1,6 +1,7 @@
 """What onnxruntime-qnn itself says of two bundles, beside our table of its operators.
 
-The package is importable, or in the environment out/clients/qnn (HELIUM_CLIENTS names another folder than out/clients).
+The package is importable, or lies in a folder of its own, out/clients/qnn, as `make providers` puts it there
+(HELIUM_CLIENTS names another folder than out/clients).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ CLIENTS = Path(os.environ.get("HELIUM_CLIENTS", Path(__file__).parents[2] / "out
 def environment() -> dict[str, str]:
     if importlib.util.find_spec("onnxruntime_qnn") is not None:
         return dict(os.environ)
-    folder = CLIENTS / "qnn" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    folder = CLIENTS / "qnn"
     if not (folder / "onnxruntime_qnn").is_dir():
         reason = f"onnxruntime-qnn is not installed, nor in {folder}"
         if os.environ.get("HELIUM_REQUIRE_QNN") == "1":
