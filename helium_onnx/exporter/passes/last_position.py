@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.exporter.passes.rewriting import Rewriter
+from helium_onnx.exporter.passes.rewriting import Rewriter, logits_and_head, read_one_position
 
 
 class LastPosition(ir.passes.InPlacePass):
@@ -16,14 +16,13 @@ class LastPosition(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        logits = next((value for value in graph.outputs if value.name == "logits"), None)
-        head = None if logits is None else logits.producer()
-        if logits is None or head is None:
+        found = logits_and_head(model)
+        if found is None:
             return ir.passes.PassResult(model, modified=False)
+        logits, head = found
         hidden = head.inputs[0]
         assert hidden is not None
-        inputs = {value.name: value for value in graph.inputs}
+        inputs = {value.name: value for value in model.graph.inputs}
         rewriter = Rewriter(head)
         # The new tokens' part of the mask starts where the past ends: total - sequence_length, as a slice from the end.
         length = rewriter.op("Shape", inputs["input_ids"], start=1, end=2)
@@ -37,7 +36,5 @@ class LastPosition(ir.passes.InPlacePass):
         count = rewriter.op("ReduceSum", new_mask, rewriter.constant([1]), keepdims=1)
         index = rewriter.op("Unsqueeze", rewriter.op("Sub", count, rewriter.constant([1])), rewriter.constant([2]))
         last = rewriter.op("GatherND", hidden, index, batch_dims=1)
-        head.replace_input_with(0, last)
-        assert logits.shape is not None
-        logits.shape = ir.Shape(["batch_size", 1, logits.shape[2]])
+        read_one_position(logits, head, last)
         return ir.passes.PassResult(model, modified=True)

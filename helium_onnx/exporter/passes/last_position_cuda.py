@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.exporter.passes.rewriting import Rewriter
+from helium_onnx.exporter.passes.rewriting import Rewriter, logits_and_head, read_one_position
 
 
 class LastPositionCuda(ir.passes.InPlacePass):
@@ -15,15 +15,13 @@ class LastPositionCuda(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        logits = next((value for value in model.graph.outputs if value.name == "logits"), None)
-        head = None if logits is None else logits.producer()
-        if logits is None or head is None:
+        found = logits_and_head(model)
+        if found is None:
             return ir.passes.PassResult(model, modified=False)
+        logits, head = found
         rewriter, hidden = Rewriter(head), head.inputs[0]
         assert hidden is not None
         last = rewriter.op("Gather", hidden, rewriter.constant([-1]), axis=1)
         last.type = hidden.type
-        head.replace_input_with(0, last)
-        assert logits.shape is not None
-        logits.shape = ir.Shape(["batch_size", 1, logits.shape[2]])
+        read_one_position(logits, head, last)
         return ir.passes.PassResult(model, modified=True)

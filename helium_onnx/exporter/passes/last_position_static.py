@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.exporter.passes.rewriting import Rewriter
+from helium_onnx.exporter.passes.rewriting import Rewriter, logits_and_head, read_one_position
 
 
 class LastPositionStatic(ir.passes.InPlacePass):
@@ -16,14 +16,11 @@ class LastPositionStatic(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        logits = next((value for value in graph.outputs if value.name == "logits"), None)
-        head = None if logits is None else logits.producer()
-        if logits is None or head is None:
+        found = logits_and_head(model)
+        if found is None:
             return ir.passes.PassResult(model, modified=False)
+        logits, head = found
         where = ir.Value(name="last_position", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-        graph.inputs.append(where)
-        head.replace_input_with(0, Rewriter(head).op("Gather", head.inputs[0], where, axis=1))
-        assert logits.shape is not None
-        logits.shape = ir.Shape(["batch_size", 1, logits.shape[2]])
+        model.graph.inputs.append(where)
+        read_one_position(logits, head, Rewriter(head).op("Gather", head.inputs[0], where, axis=1))
         return ir.passes.PassResult(model, modified=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.exporter.passes.rewriting import Rewriter
+from helium_onnx.exporter.passes.rewriting import Rewriter, logits_and_head
 
 NEXT_TOKEN_IDS = "next_token_ids"
 
@@ -18,10 +18,10 @@ class NextToken(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        logits = next((value for value in graph.outputs if value.name == "logits"), None)
-        head = None if logits is None else logits.producer()
-        if logits is None or head is None:
+        found = logits_and_head(model)
+        if found is None:
             return ir.passes.PassResult(model, modified=False)
+        logits, head = found
         rewriter = Rewriter(head, behind=True)
         wide = rewriter.op("Cast", logits, to=int(ir.DataType.FLOAT))
         chosen = rewriter.op("ArgMax", wide, axis=-1, keepdims=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from helium_onnx.exporter.passes.next_token import add_next_token_ids
-from helium_onnx.exporter.passes.rewriting import KERNELS, Rewriter
+from helium_onnx.exporter.passes.rewriting import KERNELS, Rewriter, logits_and_head
 
 
 class NextTokenDevice(ir.passes.InPlacePass):
@@ -16,10 +16,10 @@ class NextTokenDevice(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        logits = next((value for value in model.graph.outputs if value.name == "logits"), None)
-        head = None if logits is None else logits.producer()
-        if logits is None or head is None:
+        found = logits_and_head(model)
+        if found is None:
             return ir.passes.PassResult(model, modified=False)
+        logits, head = found
         chosen = Rewriter(head, behind=True).op("DeviceArgMax", logits, domain=KERNELS)
         add_next_token_ids(model.graph, logits, chosen)
         return ir.passes.PassResult(model, modified=True)

@@ -20,6 +20,20 @@ def nodes_of(model: ir.Model, domain: str, op_type: str) -> list[ir.Node]:
     return [node for node in model.graph if node.domain == domain and node.op_type == op_type]
 
 
+def logits_and_head(model: ir.Model) -> tuple[ir.Value, ir.Node] | None:
+    """The graph output ``logits`` and the node that makes it; None where there is none."""
+    logits = next((value for value in model.graph.outputs if value.name == "logits"), None)
+    head = None if logits is None else logits.producer()
+    return None if logits is None or head is None else (logits, head)
+
+
+def read_one_position(logits: ir.Value, head: ir.Node, hidden: ir.Value) -> None:
+    """Let ``head`` read ``hidden``, of one token a row, so that ``logits`` are ``[batch_size, 1, vocab_size]``."""
+    head.replace_input_with(0, hidden)
+    assert logits.shape is not None
+    logits.shape = ir.Shape(["batch_size", 1, logits.shape[2]])
+
+
 def static_shape(value: ir.Value) -> tuple[int, ...]:
     """The shape of a weight, whose dimensions are all known."""
     assert value.shape is not None
