@@ -26,7 +26,7 @@ from helium_onnx.runtimes.device_cache import DeviceCache, DevicePast
 from helium_onnx.runtimes.device_weights import DeviceWeights
 from helium_onnx.runtimes.graph_loading import checked_context_length, session_options
 from helium_onnx.runtimes.providers import CUDA
-from helium_onnx.runtimes.session import Past, Phase
+from helium_onnx.runtimes.session import Past, Phase, closed
 
 #: Greedy steps that the device has before it at a time. One runs and one waits behind it while the host reads the token
 #: of the one before, and its text: that would do for a host that is never late. A third bears with a pause of a whole
@@ -312,7 +312,7 @@ class CudaSession:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise GenerationError("this model has been closed", remedy="load the bundle again")
+            raise closed()
 
 
 def _native_kernels(

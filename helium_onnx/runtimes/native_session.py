@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from helium_onnx import contract, kernels
 from helium_onnx.bundle import Bundle
 from helium_onnx.contract import NativeGraph
-from helium_onnx.errors import GenerationError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.checked_files import check_digests
 from helium_onnx.runtimes.graph_loading import (
@@ -30,7 +29,7 @@ from helium_onnx.runtimes.graph_loading import (
 )
 from helium_onnx.runtimes.key_value_cache import InPlaceCache, InPlacePast
 from helium_onnx.runtimes.providers import CPU
-from helium_onnx.runtimes.session import Past, Phase
+from helium_onnx.runtimes.session import Past, Phase, closed
 
 _GRAPHS: dict[Phase, NativeGraph] = {"prefill": "native_prefill", "decode": "native_decode"}
 #: Widths of calls whose bindings a past keeps: one token, and a verified draft.
@@ -126,7 +125,7 @@ class NativeSession:
 
     def _check_open(self) -> None:
         if not self._sessions:
-            raise GenerationError("this model has been closed", remedy="load the bundle again")
+            raise closed()
 
     def _step(self, phase: Phase, input_ids: NDArray[np.int64], past: InPlacePast) -> NDArray[np.float32]:
         self._check_open()

@@ -12,7 +12,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from helium_onnx.bundle import Bundle
-from helium_onnx.errors import GenerationError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.graph_loading import (
     checked_context_length,
@@ -25,7 +24,7 @@ from helium_onnx.runtimes.key_value_cache import GrowingPast, InPlaceCache, InPl
 from helium_onnx.runtimes.memory import recycled_memory, return_freed_memory
 from helium_onnx.runtimes.prepacked import PrepackedCache
 from helium_onnx.runtimes.providers import execution_provider
-from helium_onnx.runtimes.session import Past, Phase
+from helium_onnx.runtimes.session import Past, Phase, closed
 
 
 class OnnxRuntimeSession:
@@ -130,7 +129,7 @@ class OnnxRuntimeSession:
 
     def _check_open(self) -> None:
         if not self._sessions:
-            raise GenerationError("this model has been closed", remedy="load the bundle again")
+            raise closed()
 
     def _run_in_place(self, phase: Phase, input_ids: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
         assert isinstance(past, InPlacePast)

@@ -13,7 +13,14 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from helium_onnx.errors import GenerationError
+
 Phase: TypeAlias = Literal["prefill", "decode"]
+
+
+def closed() -> GenerationError:
+    """What a session raises that is used after ``close``."""
+    return GenerationError("this model has been closed", remedy="load the bundle again")
 
 
 class Past(Protocol):

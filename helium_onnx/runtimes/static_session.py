@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from helium_onnx.bundle import Bundle
 from helium_onnx.contract import Window
-from helium_onnx.errors import ContextOverflowError, GenerationError, UsageError
+from helium_onnx.errors import ContextOverflowError, UsageError
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.checked_files import check_digests
 from helium_onnx.runtimes.graph_loading import checked_threads, load_graph, session_options, too_little_memory
 from helium_onnx.runtimes.key_value_cache import InPlaceCache, InPlacePast
 from helium_onnx.runtimes.providers import ExecutionProvider, execution_provider
-from helium_onnx.runtimes.session import Past, Phase
+from helium_onnx.runtimes.session import Past, Phase, closed
 
 _PHASES: tuple[Phase, ...] = ("prefill", "decode")
 #: Added to the score of what a token must not see. Half of float16's least number, so that its sum with a score does
@@ -134,7 +134,7 @@ class StaticSession:
 
     def _check_open(self) -> None:
         if not self._sessions:
-            raise GenerationError("this model has been closed", remedy="load the bundle again")
+            raise closed()
 
     def _call(self, phase: Phase, ids: NDArray[np.int64], past: InPlacePast) -> NDArray[np.float32]:
         """Run one graph on ``ids`` ``[tokens]``, no more than it takes, and keep their keys and values."""
