@@ -19,24 +19,12 @@ import tiny
 
 from helium_onnx import contract
 from helium_onnx.checkpoint import Checkpoint
-from helium_onnx.config import HeliumConfig
+from helium_onnx.config import PREVIEW_2B, HeliumConfig
 from helium_onnx.exporter.graphs import build_graphs, save_graph
 from helium_onnx.exporter.quantize import DataFree
 from helium_onnx.exporter.trace import OPSET, _export, placeholder, trace
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.recipe import load_recipe
-
-PREVIEW_2B = {
-    "model_type": "helium",
-    "vocab_size": 48000,
-    "hidden_size": 2560,
-    "intermediate_size": 7040,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 20,
-    "num_key_value_heads": 20,
-    "head_dim": 128,
-    "max_position_embeddings": 4096,
-}
 
 
 def test_the_graph_is_the_contracts(traced: ir.Model) -> None:
@@ -88,7 +76,7 @@ def test_memory_of_a_2b_trace() -> None:
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(PREVIEW_2B)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, json.dumps(dict(PREVIEW_2B))], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     kibibytes = int(done.stdout.splitlines()[-1])

@@ -11,23 +11,14 @@ import tiny
 
 import helium_onnx
 from helium_onnx.bundle import Bundle
+from helium_onnx.config import PREVIEW_2B as PUBLISHED
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ResourceError
 from helium_onnx.recipe import Recipe, list_recipes, load_recipe
 from helium_onnx.runtimes import cuda_memory
 from helium_onnx.runtimes.cuda_driver import DeviceInfo
 
-PREVIEW_2B = HeliumConfig.from_dict(
-    {
-        "model_type": "helium",
-        "vocab_size": 48000,
-        "hidden_size": 2560,
-        "intermediate_size": 7040,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 20,
-    },
-    source="kyutai/helium-1-preview-2b",
-)
+PREVIEW_2B = HeliumConfig.from_dict(dict(PUBLISHED), source="kyutai/helium-1-preview-2b")
 GPU = DeviceInfo(0, "NVIDIA X", (9, 0), 8 << 30, 8 << 30, 100)
 
 
