@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +13,7 @@ from helium_onnx import kernels
 from helium_onnx.errors import ProviderError
 from helium_onnx.runtimes.cuda_probe import INSTALL
 from helium_onnx.runtimes.graph_loading import session_options
-from helium_onnx.runtimes.plugins import add_plugin
+from helium_onnx.runtimes.plugins import add_plugin, own_stdout
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads
 
 
@@ -44,11 +40,6 @@ def assign(path: Path, row: ExecutionProvider, *, native: bool = False) -> Assig
     Raises:
         ProviderError: the provider cannot be loaded on this machine; or it, or ONNX Runtime, does not take the graph.
     """
-    with _own_stdout() if row.plugin is not None else contextlib.nullcontext():
-        return _assign(path, row, native)
-
-
-def _assign(path: Path, row: ExecutionProvider, native: bool) -> Assignment:
     recording = {"session.record_ep_graph_assignment_info": "1"}
     options = session_options(dataclasses.replace(row, config=recording), default_threads())
     if native:
@@ -65,7 +56,8 @@ def _assign(path: Path, row: ExecutionProvider, native: bool) -> Assignment:
             remedy=INSTALL,
         )
     try:
-        session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
+        with own_stdout(row):
+            session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no base of their own
         text = " ".join(str(error).split()) or type(error).__name__
         raise ProviderError(f"ONNX Runtime cannot load {path.name} on {row.name}", found=text[:300]) from error
@@ -87,23 +79,6 @@ def read(parts: object, onnxruntime_name: str) -> Assignment:
             nodes.append(AssignedNode(node.name, f"{domain}{node.op_type}", part.ep_name))
     # A provider with kernels reports each node as a piece of its own, one that compiles what it compiled.
     return Assignment(tuple(nodes), pieces if largest > 1 else None)
-
-
-@contextlib.contextmanager
-def _own_stdout() -> Iterator[None]:
-    """What libraries print on stdout goes to stderr: onnxruntime-qnn's do, and stdout is for the answer."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # closed
-        yield
-        return
-    try:
-        os.dup2(2, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def versions(row: ExecutionProvider) -> str:

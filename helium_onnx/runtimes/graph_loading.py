@@ -13,7 +13,7 @@ from helium_onnx.bundle import Bundle
 from helium_onnx.contract import TensorSpec
 from helium_onnx.errors import BundleError, IntegrityError, ProviderError, ResourceError, UsageError
 from helium_onnx.manifest import GraphRecord
-from helium_onnx.runtimes.plugins import add_plugin
+from helium_onnx.runtimes.plugins import add_plugin, own_stdout
 from helium_onnx.runtimes.providers import ExecutionProvider, default_threads
 
 #: The remedy where a bundle's files do not fit each other.
@@ -53,14 +53,15 @@ def load_graph(
     else:
         add_plugin(options, row, provider_options or {})
     try:
-        try:
-            session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
-        except Exception as error:
-            if not _is_refused_fallback(error):
-                raise
-            # Once more, only to name the nodes: ONNX Runtime's message does not.
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
-            session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
+        with own_stdout(row):
+            try:
+                session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
+            except Exception as error:
+                if not _is_refused_fallback(error):
+                    raise
+                # Once more, only to name the nodes: ONNX Runtime's message does not.
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+                session = ort.InferenceSession(path, options, providers=asked, enable_fallback=0)
     except Exception as error:
         raise _load_error(error, path, bundle) from error
     if session.get_providers()[0] != row.onnxruntime_name:

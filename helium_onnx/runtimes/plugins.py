@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 
 import onnxruntime as ort
@@ -22,7 +25,8 @@ def add_plugin(options: ort.SessionOptions, row: ExecutionProvider, provider_opt
     """
     assert row.plugin is not None
     try:
-        module = _registered(row.plugin, row.onnxruntime_name)
+        with own_stdout(row):
+            module = _registered(row.plugin, row.onnxruntime_name)
     except Exception as error:  # ImportError, and ONNX Runtime's, which have no base of their own
         text = " ".join(str(error).split()) or type(error).__name__
         raise ProviderError(
@@ -40,6 +44,27 @@ def add_plugin(options: ort.SessionOptions, row: ExecutionProvider, provider_opt
         )
     paths = {option: str(getattr(module, function)()) for option, function in row.plugin_paths.items()}
     options.add_provider_for_devices(devices[: row.plugin_devices], {**row.options, **paths, **provider_options})
+
+
+@contextlib.contextmanager
+def own_stdout(row: ExecutionProvider) -> Iterator[None]:
+    """While a plugin's libraries are loaded, what they print on stdout goes to stderr: onnxruntime-qnn's do, and stdout
+    is for the text that is generated.
+    """
+    kept = None
+    if row.plugin is not None:
+        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # a closed one
+            kept = os.dup(1)
+    if kept is None:
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @functools.cache

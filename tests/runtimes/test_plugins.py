@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import types
 
@@ -11,7 +12,7 @@ import pytest
 
 from helium_onnx.errors import ProviderError
 from helium_onnx.runtimes import plugins
-from helium_onnx.runtimes.providers import QNN, ExecutionProvider
+from helium_onnx.runtimes.providers import CPU, QNN, ExecutionProvider
 
 ROW = dataclasses.replace(QNN, name="mine", onnxruntime_name="MineExecutionProvider", plugin="onnxruntime_mine")
 
@@ -41,3 +42,13 @@ def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime_idle", types.SimpleNamespace(get_library_path=lambda: "x"))
     monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None)
     assert refused(dataclasses.replace(ROW, plugin="onnxruntime_idle")).what == "MineExecutionProvider sees no device"
+
+
+@pytest.mark.parametrize(("row", "expected"), [(ROW, ("text\n", "library\n")), (CPU, ("library\ntext\n", ""))])
+def test_what_a_plugins_library_prints_is_no_text(
+    row: ExecutionProvider, expected: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with plugins.own_stdout(row):
+        os.write(1, b"library\n")
+    print("text", flush=True)
+    assert capfd.readouterr() == expected
