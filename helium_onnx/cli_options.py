@@ -13,7 +13,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with charts.", show_default=False)]
 Provider = Annotated[
     str,
-    typer.Option(metavar="auto|cpu|cuda|qnn|webgpu", help="Execution provider; auto: the one that the bundle is for."),
+    typer.Option(
+        metavar="auto|cpu|cuda|qnn|webgpu|coreml", help="Execution provider; auto: the one that the bundle is for."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads.", show_default="physical cores")]
 Kernels = Annotated[

@@ -23,12 +23,18 @@ GRAPHS: tuple[Graph, ...] = ("prefill", "decode", "model")
 #: Of quantized bundles for CPUs, beside those: over the operators of helium_onnx/kernels.
 NATIVE_GRAPHS: tuple[NativeGraph, ...] = ("native_prefill", "native_decode")
 #: The native graphs that a provider's bundles may have, all or none: by the recipe's ``execution_provider``.
-NATIVE_GRAPHS_OF: dict[str, tuple[NativeGraph, ...]] = {"cpu": NATIVE_GRAPHS, "cuda": ("native_decode",), "qnn": ()}
+NATIVE_GRAPHS_OF: dict[str, tuple[NativeGraph, ...]] = {
+    "cpu": NATIVE_GRAPHS,
+    "cuda": ("native_decode",),
+    "qnn": (),
+    "coreml": (),
+}
 #: The graphs that have other rows for a provider than for all: by ``execution_provider``. model.onnx is for all.
 ROWS_OF: dict[str, dict[Graph | NativeGraph, CudaGraph | StaticGraph]] = {
     "cpu": {},
     "cuda": {"prefill": "cuda_prefill", "decode": "cuda_decode", "native_decode": "cuda_native_decode"},
     "qnn": {"prefill": "static_prefill", "decode": "static_decode"},
+    "coreml": {"prefill": "static_prefill", "decode": "static_decode"},
 }
 _CUDA: tuple[CudaGraph, ...] = ("cuda_prefill", "cuda_decode", "cuda_native_decode")
 _STATIC: tuple[StaticGraph, ...] = ("static_prefill", "static_decode")

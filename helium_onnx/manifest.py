@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -83,6 +83,8 @@ class Manifest:
     how its weights were chosen (method, calibration text, allocation), ``model_config`` the checkpoint's config.json,
     ``tensors`` the layout of the weights file, ``source`` the checkpoint's files (names
     relative to it), ``tools`` the versions of what exported it, ``files`` all files of the bundle but helium.json.
+    ``package`` says of a bundle that was packaged for one place (helium_onnx.packaging) what for; helium.json of others
+    has no such key.
     """
 
     format_version: int
@@ -97,6 +99,7 @@ class Manifest:
     source: tuple[FileRecord, ...]
     tools: dict[str, str]
     files: tuple[FileRecord, ...]
+    package: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -132,6 +135,8 @@ class Manifest:
             files=tuple(sorted(self.files, key=lambda file: file.path)),
         )
         plain: dict[str, Any] = strict_json.plain(ordered)
+        if not self.package:
+            del plain["package"]
         return plain
 
     @classmethod
@@ -170,6 +175,7 @@ class Manifest:
                 expected = f"{repr(recorded)[:80]}, the {_DIGEST} that it states"
                 raise IntegrityError(f"{source} was changed.", found=found, expected=expected, remedy=_REMEDY)
             data.setdefault("quantization", {})  # bundles of 0.1.0's first weeks do not say
+            data.setdefault("package", {})
             manifest: Manifest = strict_json.read(cls, data)
             _check_together(manifest)
         except (ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError

@@ -27,7 +27,7 @@ Method = Literal["none", "round-to-nearest", "hqq", "k-quant", "gptq"]
 Bits = Literal[2, 4, 8, 32]
 BlockSize = Literal[16, 32, 64, 128, 256]
 Scales = Literal["float32", "float16", "bfloat16"]
-Provider = Literal["cpu", "cuda", "qnn"]
+Provider = Literal["cpu", "cuda", "qnn", "coreml"]
 Compute = Literal["float32", "float16", "bfloat16"]
 Cache = Literal["float32", "float16", "bfloat16", "int8"]
 

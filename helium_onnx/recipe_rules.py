@@ -65,6 +65,17 @@ TARGETS: dict[str, Target] = {
         quantizes=("linear", "head"),
         fixed_shapes=True,
     ),
+    # Of ONNX Runtime 1.31.1's CoreML provider: plain operators of set 18, no node of a graph whose shapes are free, no
+    # weights in whole numbers.
+    "coreml": Target(
+        operators=("standard",),
+        caches={"float16": ("float16",)},
+        scales={"float16": ("float16",)},
+        bits=(),
+        accuracy_levels=(0, 1, 4),  # of MatMulNBits, which no graph has
+        quantizes=(),
+        fixed_shapes=True,
+    ),
 }
 
 
@@ -87,7 +98,7 @@ def check(recipe: Recipe, source: str) -> None:
             f"{source}: [{quantized[0]}] has no method",
             remedy='set [quantization] method = "round-to-nearest"',
         )
-    if quantized and recipe.graph.operators == "standard":
+    if quantized and target.quantizes and recipe.graph.operators == "standard":
         raise RecipeError(
             f"{source}: quantized matrices need ONNX Runtime's operators (MatMulNBits, GatherBlockQuantized)",
             found='graph.operators = "standard"',
@@ -100,7 +111,7 @@ def check(recipe: Recipe, source: str) -> None:
         _check_settings(recipe, source, where, settings)
     for where, override in overrides:
         if override.bits not in (None, 32, *target.bits):
-            raise _not_taken(recipe, source, f"{where}.bits", override.bits, target.bits)
+            raise _not_taken(recipe, source, f"{where}.bits", override.bits, target.bits or (32,))
         scales = target.scales[recipe.precision.compute]
         if override.scales not in (None, *scales):
             raise _not_taken(recipe, source, f"{where}.scales", override.scales, scales)
@@ -133,7 +144,7 @@ def _check_precision(recipe: Recipe, target: Target, source: str) -> None:
         raise _not_taken(recipe, source, "graph.operators", recipe.graph.operators, target.operators)
     if cache not in target.caches[compute]:
         raise _not_taken(recipe, source, "precision.key_value_cache", cache, target.caches[compute])
-    if cache != "float32" and recipe.graph.operators == "standard":
+    if cache != recipe.precision.compute and recipe.graph.operators == "standard":
         raise RecipeError(
             f"{source}: a key/value cache in {cache} needs ONNX Runtime's operator (GroupQueryAttention)",
             found='graph.operators = "standard"',
@@ -180,7 +191,7 @@ def _check_kind(recipe: Recipe, source: str, where: str, kind: str) -> None:
         raise RecipeError(
             f"{source}: the provider {recipe.execution_provider} takes no quantized {kind}",
             found=f"{where} is quantized",
-            expected=f"quantized matrices of {' or '.join(target.quantizes)} alone",
+            expected=f"quantized matrices of {' or '.join(target.quantizes)} alone" if target.quantizes else "none",
             remedy=f"set bits = 32 in [quantization.{kind}]",
         )
 

@@ -25,7 +25,9 @@ CUDA = "summary = 's'\nexecution_provider = 'cuda'\n"
 HALF = "[precision]\ncompute = 'float16'\nkey_value_cache = 'float16'\n"
 BRAIN = HALF.replace("float16", "bfloat16")
 QNN = "summary = 's'\nexecution_provider = 'qnn'\n"
+COREML = "summary = 's'\nexecution_provider = 'coreml'\n"
 FIXED = "[graph]\noperators = 'opset-23'\ncontext = 64\nprefill_chunk = 16\n"
+PLAIN = FIXED.replace("opset-23", "standard")
 ROUNDED = "[quantization]\nmethod = 'round-to-nearest'\naccuracy_level = 0\n"
 FOUR = "bits = 4\nscales = 'float16'\n"
 
@@ -51,6 +53,8 @@ def test_every_provider_has_a_shipped_recipe() -> None:
     assert cuda == ["cuda-bf16", "cuda-fp16", "cuda-int4"]
     qnn = [recipe.name for recipe in list_recipes() if recipe.execution_provider == "qnn"]
     assert qnn == ["qnn-fp16", "qnn-int4"]
+    coreml = [recipe.name for recipe in list_recipes() if recipe.execution_provider == "coreml"]
+    assert coreml == ["coreml-fp16"]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +132,12 @@ def test_what_cuda_takes(tmp_path: Path, text: str) -> None:
          "quantization.embedding", "bits = 32"),
         (QNN + FIXED + HALF + ROUNDED + "[quantization.head]\nbits = 8\nscales = 'float16'\n",
          "does not take this bits", "quantization.head.bits = 8", "set bits = 4"),
+        (COREML + FIXED + HALF, "does not take this operators", "opset-23", '"standard"'),
+        (COREML + PLAIN + HALF + ROUNDED + "[quantization.head]\n" + FOUR, "takes no quantized head",
+         "quantization.head", "bits = 32"),
+        (COREML + PLAIN + HALF + ROUNDED + "[[quantization.overrides]]\nmatch = 'lm_head'\nbits = 4\n",
+         "does not take this bits", "quantization.overrides[0].bits = 4", "set bits = 32"),
+        (COREML + HALF + "[graph]\noperators = 'standard'\n", "and no context", "graph.context = 0", "1024"),
         # Bits, and what MatMulNBits is told
         (CUDA + HALF + ROUNDED + "[quantization.linear]\nbits = 2\nscales = 'float16'\n", "does not take this bits",
          "quantization.linear.bits = 2", "set bits = 4"),

@@ -11,6 +11,7 @@ from helium_onnx.checkpoint import expected_tensors
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import Graph, NativeGraph
 from helium_onnx.exporter.key_value_scales import LayerScales
+from helium_onnx.exporter.passes.forget_shapes import ForgetShapes
 from helium_onnx.exporter.passes.fuse_gate_device import FuseGateDevice
 from helium_onnx.exporter.passes.fuse_norm_device import FuseNormDevice
 from helium_onnx.exporter.passes.fuse_residual_device import FuseResidualDevice
@@ -24,12 +25,18 @@ from helium_onnx.exporter.passes.lower_attention_group_query import LowerAttenti
 from helium_onnx.exporter.passes.lower_attention_native import LowerAttentionNative
 from helium_onnx.exporter.passes.lower_attention_standard import LowerAttentionStandard
 from helium_onnx.exporter.passes.lower_attention_static import LowerAttentionStatic
+from helium_onnx.exporter.passes.lower_attention_static_standard import LowerAttentionStaticStandard
 from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
 from helium_onnx.exporter.passes.lower_embedding_device import LowerEmbeddingDevice
 from helium_onnx.exporter.passes.lower_gate import LowerGate
 from helium_onnx.exporter.passes.lower_linear_device import LowerLinearDevice
 from helium_onnx.exporter.passes.lower_linear_native import LowerLinearNative
-from helium_onnx.exporter.passes.lower_norm import LowerNormFused, LowerNormOpset23, LowerNormStandard
+from helium_onnx.exporter.passes.lower_norm import (
+    LowerNormFused,
+    LowerNormOpset23,
+    LowerNormScaled,
+    LowerNormStandard,
+)
 from helium_onnx.exporter.passes.name_nodes import NameNodes
 from helium_onnx.exporter.passes.next_token import NextToken
 from helium_onnx.exporter.passes.next_token_device import NextTokenDevice
@@ -175,9 +182,19 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
         _npu_weights,
         {
             "prefill": lambda: [
-                LastPositionStatic(), LowerAttentionStatic(), LowerNormOpset23(), SetOperatorSet(23),
+                LastPositionStatic(), LowerAttentionStatic(), LowerNormOpset23(), SetOperatorSet(23), ForgetShapes(),
             ],
-            "decode": lambda: [LowerAttentionStatic(), LowerNormOpset23(), SetOperatorSet(23)],
+            "decode": lambda: [LowerAttentionStatic(), LowerNormOpset23(), SetOperatorSet(23), ForgetShapes()],
+            "model": lambda: [LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm()],
+        },
+    ),
+    ("coreml", "standard"): Pipeline(
+        _npu_weights,
+        {
+            "prefill": lambda: [
+                LastPositionStatic(), LowerAttentionStaticStandard(), LowerNormScaled(), ForgetShapes(),
+            ],
+            "decode": lambda: [LowerAttentionStaticStandard(), LowerNormScaled(), ForgetShapes()],
             "model": lambda: [LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm()],
         },
     ),

@@ -53,7 +53,7 @@ def assign(path: Path, row: ExecutionProvider, *, native: bool = False) -> Assig
         raise ProviderError(
             f"the execution provider {row.name} cannot be loaded",
             found=f"onnxruntime {ort.__version__} without {row.onnxruntime_name}",
-            remedy=INSTALL,
+            remedy=row.absent or INSTALL,
         )
     try:
         with own_stdout(row):

@@ -27,16 +27,16 @@ class Operator:
 
 @dataclass(frozen=True)
 class OperatorTable:
-    """``fixed_shapes``: no node is taken whose shapes are known only at the call. ``recipes`` make graphs for it;
-    empty where none does yet. ``note`` is what a reader has to know beside the numbers.
+    """``fixed_shapes``: no node is taken whose shapes are known only at the call. ``recipes`` make graphs for it.
+    ``note`` is what a reader has to know beside the numbers.
     """
 
     provider: str
     onnxruntime_name: str
     source: str
     operators: tuple[Operator, ...]
+    recipes: tuple[str, ...]
     fixed_shapes: bool = False
-    recipes: tuple[str, ...] = ()
     note: str | None = None
 
     def refusal(self, node: Node) -> str | None:
@@ -126,19 +126,22 @@ QNN = OperatorTable(
 COREML = OperatorTable(
     provider="coreml",
     onnxruntime_name="CoreMLExecutionProvider",
-    source="kept by hand after ONNX Runtime's coreml_supported_mlprogram_ops.md; never run on Apple hardware",
+    source="kept by hand after the builders in onnxruntime 1.31.1 for macOS and ONNX Runtime's "
+    "coreml_supported_mlprogram_ops.md; never run on Apple hardware",
     operators=(
         *_rows(
-            "Add Sub Mul Div Pow Max MatMul Gemm Sigmoid Softmax Sqrt Reciprocal ReduceMean ReduceSum ReduceMax "
-            "LayerNormalization Gelu Tanh Cos Sin Reshape Transpose Concat Split Slice Squeeze Unsqueeze GatherND Tile "
+            "Add Sub Mul Div Max MatMul Gemm Sigmoid Softmax Sqrt Reciprocal ReduceMean ReduceSum ReduceMax "
+            "LayerNormalization Gelu Tanh Cos Sin Reshape Transpose Concat Split Slice Squeeze Unsqueeze Tile Gather "
             "Identity",
             "float32 float16",
         ),
+        *_rows("Pow", "float32"),
         *_rows("Cast", "float32 float16 int32 int64 bool"),
         *_rows("Shape", "float32 float16 int32 int64"),
         *_rows("QuickGelu", "float32 float16", _MICROSOFT),
     ),
     fixed_shapes=True,
+    recipes=("coreml-fp16",),
     note="a static check: not run on Apple hardware. CoreML takes no 4-bit weights and no past of length zero",
 )
 

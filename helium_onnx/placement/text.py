@@ -48,10 +48,8 @@ def lines(info: dict[str, Any]) -> list[str]:
     provider, name = info["provider"], info["execution_provider"]
     found = [f"{provider} ({name}), as {_method(info)}"]
     if info["problem"] is not None:
-        use = f"no recipe makes a bundle for {provider} yet"
-        if info["use"]:
-            use = f"for {provider}, export the checkpoint with --recipe {' or '.join(info['use'])}"
-        found.append(f"{info['problem']}; {use}")
+        recipes = " or ".join(info["use"])
+        found.append(f"{info['problem']}; for {provider}, export the checkpoint with --recipe {recipes}")
     found += [
         f"{graph['file']} does not load: {graph['problem']}" for graph in info["graphs"].values() if graph["problem"]
     ]

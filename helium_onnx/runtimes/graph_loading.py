@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def load_graph(
     """
     asked: list[tuple[str, dict[str, str]]] | None = None
     if row.plugin is None:
+        check_built_in(row)
         asked = [(row.onnxruntime_name, {**row.options, **(provider_options or {})})]
     else:
         add_plugin(options, row, provider_options or {})
@@ -73,6 +75,16 @@ def load_graph(
     check_assignment(session, row, path)
     check_contract(session, record, path)
     return session
+
+
+def check_built_in(row: ExecutionProvider) -> None:
+    """Raise ProviderError where onnxruntime was built without the provider, and the row says what to do then."""
+    if row.absent is not None and row.onnxruntime_name not in ort.get_available_providers():
+        raise ProviderError(
+            f"the execution provider {row.name} cannot be loaded",
+            found=f"onnxruntime {ort.__version__} for {platform.system()} without {row.onnxruntime_name}",
+            remedy=row.absent,
+        )
 
 
 def check_assignment(session: ort.InferenceSession, row: ExecutionProvider, path: Path) -> None:

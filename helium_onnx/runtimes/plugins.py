@@ -8,12 +8,13 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from types import ModuleType
 
 import onnxruntime as ort
 
 from helium_onnx.errors import ProviderError
-from helium_onnx.runtimes.providers import ExecutionProvider
+from helium_onnx.runtimes.providers import ExecutionProvider, on_x86
 
 
 def add_plugin(options: ort.SessionOptions, row: ExecutionProvider, provider_options: Mapping[str, str]) -> None:
@@ -28,13 +29,7 @@ def add_plugin(options: ort.SessionOptions, row: ExecutionProvider, provider_opt
         with own_stdout(row):
             module = _registered(row.plugin, row.onnxruntime_name)
     except Exception as error:  # ImportError, and ONNX Runtime's, which have no base of their own
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise ProviderError(
-            f"the execution provider {row.name} cannot be loaded",
-            found=text[:300],
-            expected=f"the package {row.package} beside onnxruntime {ort.__version__}",
-            remedy=f"pip install --no-deps {row.package}",
-        ) from error
+        raise _not_loaded(row, " ".join(str(error).split()) or type(error).__name__) from error
     devices = [device for device in ort.get_ep_devices() if device.ep_name == row.onnxruntime_name]
     if not devices:
         raise ProviderError(
@@ -43,7 +38,16 @@ def add_plugin(options: ort.SessionOptions, row: ExecutionProvider, provider_opt
             remedy=f"see the documentation of {row.package}; nothing is run on another provider in its place",
         )
     paths = {option: str(getattr(module, function)()) for option, function in row.plugin_paths.items()}
-    options.add_provider_for_devices(devices[: row.plugin_devices], {**row.options, **paths, **provider_options})
+    emulated = row.emulator_options if on_x86() else {}
+    options.add_provider_for_devices(
+        devices[: row.plugin_devices], {**row.options, **emulated, **paths, **provider_options}
+    )
+
+
+def check_installed(row: ExecutionProvider) -> None:
+    """Raise ProviderError where the package of ``row`` is missing; it is not loaded."""
+    if row.plugin is not None and find_spec(row.plugin) is None:
+        raise _not_loaded(row, f"No module named {row.plugin!r}")
 
 
 @contextlib.contextmanager
@@ -65,6 +69,15 @@ def own_stdout(row: ExecutionProvider) -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _not_loaded(row: ExecutionProvider, text: str) -> ProviderError:
+    return ProviderError(
+        f"the execution provider {row.name} cannot be loaded",
+        found=text[:300],
+        expected=f"the package {row.package} beside onnxruntime {ort.__version__}",
+        remedy=f"pip install --no-deps {row.package}",
+    )
 
 
 @functools.cache

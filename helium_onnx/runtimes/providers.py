@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,9 @@ class ExecutionProvider:
 
     Where the provider is a package beside onnxruntime, ``package`` is what pip calls it, ``plugin`` its module, and
     ``plugin_paths`` the options whose value a function of that module gives; ``plugin_devices`` is the most devices
-    that it takes. ``also`` are other providers that run the same graphs when they are asked for by name.
+    that it takes, and ``emulator_options`` are for machines where it imitates its device. ``absent`` says what to do
+    where onnxruntime was built without the provider. ``also`` are other providers that run the same graphs when they
+    are asked for by name.
     """
 
     name: str
@@ -35,6 +38,8 @@ class ExecutionProvider:
     plugin: str | None = None
     plugin_paths: Mapping[str, str] = field(default_factory=dict)
     plugin_devices: int | None = None
+    emulator_options: Mapping[str, str] = field(default_factory=dict)
+    absent: str | None = None
     also: tuple[str, ...] = ()
 
 
@@ -69,8 +74,9 @@ CUDA = ExecutionProvider(
 QNN = ExecutionProvider(
     name="qnn",
     onnxruntime_name="QNNExecutionProvider",
-    # Snapdragon 8 Gen 3 and X. On x86 the package emulates it, and takes MatMulNBits only where this is given.
-    options={"htp_arch": "75"},
+    # On x86 the package emulates an NPU, and takes MatMulNBits only where it is told which: that of Snapdragon 8 Gen 3.
+    # A device knows its own.
+    emulator_options={"htp_arch": "75"},
     config={
         # It leaves nodes to the CPU without a word, a whole graph of dynamic shapes for one.
         "session.disable_cpu_ep_fallback": "1",
@@ -97,7 +103,24 @@ WEBGPU = ExecutionProvider(
     plugin_devices=1,  # it chooses the GPU itself
 )
 
-PROVIDERS: dict[str, ExecutionProvider] = {row.name: row for row in (CPU, CUDA, QNN, WEBGPU)}
+COREML = ExecutionProvider(
+    name="coreml",
+    onnxruntime_name="CoreMLExecutionProvider",
+    # The other form, NeuralNetwork, computes in float32 alone and is no longer developed. RequireStaticInputShapes is
+    # left out: shapes are fixed anyway, and with it macOS 15 computed wrongly in float16 (onnxruntime issue 32569).
+    options={"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"},
+    config={
+        # It leaves nodes to the CPU without a word.
+        "session.disable_cpu_ep_fallback": "1",
+        "session.record_ep_graph_assignment_info": "1",
+    },
+    prefill_chunk=128,  # that of the recipe; a bundle's own is in its graphs
+    recipes=("coreml-fp16",),
+    absent="run it on macOS, whose onnxruntime has it, or run the same graphs on this CPU: --provider cpu",
+    also=("cpu",),
+)
+
+PROVIDERS: dict[str, ExecutionProvider] = {row.name: row for row in (CPU, CUDA, QNN, WEBGPU, COREML)}
 #: The provider that the bundle was exported for.
 AUTO = "auto"
 
@@ -135,6 +158,11 @@ def bundle_provider(bundle: Bundle, asked: str) -> ExecutionProvider:
             remedy=f"export the checkpoint with --recipe {' or '.join(row.recipes)}, or leave --provider at auto",
         )
     return row or PROVIDERS[made_for]
+
+
+def on_x86() -> bool:
+    """Whether a plugin for an ARM chip's NPU can only emulate it here."""
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 def default_threads() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.runtimes.checked_files import check_digests
 from helium_onnx.runtimes.graph_loading import checked_threads, load_graph, session_options, too_little_memory
 from helium_onnx.runtimes.key_value_cache import InPlaceCache, InPlacePast
+from helium_onnx.runtimes.packaged import check_compiled, package_options, session_entries
 from helium_onnx.runtimes.providers import ExecutionProvider, execution_provider
 from helium_onnx.runtimes.session import Past, Phase, closed
 
@@ -42,11 +44,15 @@ class StaticSession:
     ``context_length`` bounds prompt and generated tokens (default and most: the graphs' window). ``threads`` are those
     of the CPU (default: its physical cores).
 
+    ``provider_options`` are the provider's own beside those of its row, as QNN's ``htp_arch``; those of a package for
+    the device that it was compiled for (helium_onnx.packaging).
+
     The window has a slot for each token of the context, in order, so nothing is ever moved or dropped: a text ends
     where it is full. A call runs one row; several rows take turns.
 
     Raises:
-        ProviderError: the provider cannot be loaded, or does not take every node of the graphs.
+        ProviderError: the provider cannot be loaded, or does not take every node of the graphs; the bundle is a
+            package for another place.
         UsageError: ``context_length`` or ``threads`` is out of range.
         And what loading raises.
     """
@@ -60,11 +66,14 @@ class StaticSession:
         threads: int | None = None,
         cache_dir: Path | None = None,
         progress: ProgressCallback = silent,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         window = window_of(bundle)
         assert window is not None, "the bundle's graphs have no fixed shapes"
         self.bundle = bundle
         self.provider: ExecutionProvider = execution_provider(provider)
+        check_compiled(bundle, self.provider)
+        self._provider_options = {**package_options(bundle), **(provider_options or {})}
         self.window = window
         self.vocab_size = int(bundle.model_config["vocab_size"])
         self.context_length = _checked_context_length(context_length, window)
@@ -107,7 +116,7 @@ class StaticSession:
                 "the context is full",
                 found=f"{total} tokens of past and new together",
                 expected=f"{self.context_length} at most",
-                remedy=f"generate less, or export with a larger graph.context than {self.window.context}",
+                remedy=f"generate less, or export with a longer context than {self.window.context}: --context",
             )
         if phase == "decode":
             steps = [
@@ -171,8 +180,12 @@ class StaticSession:
 
     def _load(self, phase: Phase) -> ort.InferenceSession:
         options = session_options(self.provider, self.threads)
+        for key, value in session_entries(self.bundle).items():
+            options.add_session_config_entry(key, value)
         record = self.bundle.manifest.graphs[phase]
-        return load_graph(self.bundle.graph_path(phase), options, self.provider, self.bundle, record)
+        return load_graph(
+            self.bundle.graph_path(phase), options, self.provider, self.bundle, record, self._provider_options
+        )
 
 
 def _checked_context_length(asked: int | None, window: Window) -> int:
@@ -183,6 +196,6 @@ def _checked_context_length(asked: int | None, window: Window) -> int:
             "the context length is out of range",
             found=asked,
             expected=f"2 to {window.context}, the window of this bundle's graphs",
-            remedy=f"export with graph.context = {asked}" if asked > window.context else None,
+            remedy="export with a longer context: --context" if asked > window.context else None,
         )
     return asked

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from placement_record import share
 from rich.console import Console
 
 import helium_onnx
@@ -40,7 +41,8 @@ def table(**changes: Any) -> OperatorTable:
         Operator("Packed", "", ("float32",), {"bits": (4, 8)}),
     )
     return OperatorTable(**{
-        "provider": "some", "onnxruntime_name": GPU, "source": "a test", "operators": operators, **changes
+        "provider": "some", "onnxruntime_name": GPU, "source": "a test", "operators": operators, "recipes": ("some",),
+        **changes,
     })  # fmt: skip
 
 
@@ -221,7 +223,12 @@ class TestBundle:
         path = sample_bundle_fp32 / "onnx" / "prefill.onnx"
         assert [one.name for one in nodes(path)] == [one.name for one in assign(path, CPU).nodes]
 
-    def test_cuda_by_table(self, sample_bundle_fp32: Path, export_sample: Callable[[str], Path]) -> None:
+    def test_cuda_by_table(
+        self,
+        sample_bundle_fp32: Path,
+        export_sample: Callable[[str], Path],
+        record_property: Callable[[str, object], None],
+    ) -> None:
         info = helium_onnx.inspect(sample_bundle_fp32, provider="cuda")
         if info["method"] != "table":
             pytest.skip("this machine has CUDA")
@@ -234,6 +241,7 @@ class TestBundle:
         for name in ("prefill", "decode"):  # on a GPU, all of them run there (tests/device)
             assert info["graphs"][name]["left"] == []
         assert "native_decode" in info["skipped"]
+        record_property("placement", share("cuda-fp16", info))
 
     def test_qnn_takes_no_free_shapes(self, sample_bundle_fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime_qnn", None)
@@ -243,11 +251,28 @@ class TestBundle:
         assert "it takes no MatMul of prefill, as its shapes are known only at the call" in info["problem"]
         assert info["use"] == ["qnn-fp16", "qnn-int4"]
 
-    def test_coreml_is_a_static_check(self, sample_bundle_fp32: Path) -> None:
+    def test_coreml_is_a_static_check(
+        self,
+        sample_bundle_fp32: Path,
+        export_sample: Callable[[str], Path],
+        record_property: Callable[[str, object], None],
+    ) -> None:
         info = helium_onnx.inspect(sample_bundle_fp32, provider="coreml")
-        assert (info["method"], info["use"], info["remedy"]) == ("table", [], None)
+        if info["method"] != "table":
+            pytest.skip("this machine has CoreML")
+        assert info["use"] == ["coreml-fp16"]
+        assert "macOS" in info["remedy"]
         assert "not run on Apple hardware" in info["note"]
         assert "coreml cannot run this bundle" in info["problem"]
+        info = helium_onnx.inspect(export_sample("coreml-fp16"), provider="coreml")
+        assert info["problem"] is None
+        for name in ("prefill", "decode"):
+            graph = info["graphs"][name]
+            assert (graph["share"], graph["partitions"], graph["left"]) == (1.0, 1, [])
+            assert not [operator for operator in graph["operators"] if "." in operator]
+        record_property("placement", share("coreml-fp16", info))
+        for recipe in ("qnn-fp16", "portable-fp32"):
+            record_property("placement", share(recipe, helium_onnx.inspect(export_sample(recipe), provider="coreml")))
 
     def test_a_graph_that_does_not_load(self, sample_bundle_fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(path: Path, *_: object, **__: object) -> Assignment:
@@ -288,10 +313,6 @@ class TestText:
         info["graphs"]["decode"]["left"] = [{"name": "n", "operator": "X", "provider": "Other", "reason": "so [b]"}]
         shown = self.show(info)
         assert "runs on" in shown and "Other" in shown and "so [b]" in shown
-
-    def test_no_recipe_yet(self, sample_bundle_fp32: Path) -> None:
-        shown = self.show(helium_onnx.inspect(sample_bundle_fp32, provider="coreml"))
-        assert "no recipe makes a bundle for coreml yet" in shown
 
     def test_json_holds_it(self, sample_bundle_fp32: Path) -> None:
         info = helium_onnx.inspect(sample_bundle_fp32, provider="coreml")

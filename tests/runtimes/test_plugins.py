@@ -52,3 +52,30 @@ def test_what_a_plugins_library_prints_is_no_text(
         os.write(1, b"library\n")
     print("text", flush=True)
     assert capfd.readouterr() == expected
+
+
+@pytest.mark.parametrize(("processor", "expected"), [("x86_64", {"htp_arch": "75"}), ("aarch64", {})])
+def test_only_the_emulator_is_told_which_device_it_is(
+    processor: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device knows its own; and what a caller gives comes before what the row does."""
+    module = types.SimpleNamespace(get_library_path=lambda: "x", get_qnn_htp_path=lambda: "htp")
+    monkeypatch.setitem(sys.modules, "onnxruntime_told", module)
+    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None)
+    monkeypatch.setattr(ort, "get_ep_devices", lambda: [types.SimpleNamespace(ep_name=ROW.onnxruntime_name)])
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    given: list[dict[str, str]] = []
+    options = types.SimpleNamespace(add_provider_for_devices=lambda _devices, values: given.append(values))
+    row = dataclasses.replace(ROW, plugin="onnxruntime_told")
+    plugins.add_plugin(options, row, {})  # type: ignore[arg-type]
+    plugins.add_plugin(options, row, {"htp_arch": "73"})  # type: ignore[arg-type]
+    assert given == [{"backend_path": "htp", **expected}, {"backend_path": "htp", "htp_arch": "73"}]
+
+
+def test_whether_a_package_is_there_is_asked_without_loading_it() -> None:
+    with pytest.raises(ProviderError) as caught:
+        plugins.check_installed(ROW)
+    assert caught.value.remedy == f"pip install --no-deps {ROW.package}"
+    plugins.check_installed(CPU)
+    plugins.check_installed(dataclasses.replace(ROW, plugin="this"))  # which prints a poem when it is loaded
+    assert "this" not in sys.modules

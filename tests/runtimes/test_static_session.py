@@ -33,9 +33,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_checkpoint(tmp_path_factory.mktemp("static") / "checkpoint", std=0.1)
 
 
-@pytest.fixture(scope="module", params=["qnn-fp16", "qnn-int4"])
+@pytest.fixture(scope="module", params=["qnn-fp16", "qnn-int4", "coreml-fp16"])
 def bundle(request: pytest.FixtureRequest, checkpoint: Path) -> Bundle:
-    method: Method = "none" if request.param == "qnn-fp16" else "k-quant"
+    method: Method = "k-quant" if request.param == "qnn-int4" else "none"
     recipe = small(request.param, WINDOW.context, WINDOW.prefill_chunk, method=method)
     return helium_onnx.export(checkpoint, checkpoint.parent / request.param, recipe=recipe)
 
@@ -138,15 +138,22 @@ def test_the_end_of_the_context(phase: Any, session: StaticSession) -> None:
     past = session.new_past(1)
     session.run("prefill", IDS[:, :63], past)
     session.run(phase, IDS[:, 63:], past)
-    with pytest.raises(ContextOverflowError, match=r"65 tokens .*\n.*64 at most\n.*graph.context") as caught:
+    with pytest.raises(ContextOverflowError, match=r"65 tokens .*\n.*64 at most\n.*--context") as caught:
         session.run(phase, IDS[:, :1], past)
     assert isinstance(caught.value, GenerationError)
     assert past.lengths.tolist() == [64]
 
 
 def test_generation_ends_in_time(bundle: Bundle) -> None:
+    """A text may fill the context to its last slot; one that could go beyond is refused before it begins."""
     with contextlib.closing(helium_onnx.load(bundle.path, provider="cpu", context_length=24)) as model:
         assert model.generate("Once upon", max_new_tokens=4, temperature=0).text
+        prompt = len(model.tokenizer.encode("Once upon"))
+        (filled,) = model.generate("Once upon", max_new_tokens=24 - prompt, temperature=0, ignore_eos=True)
+        assert len(filled.token_ids) == 24 - prompt
+        assert filled.finish_reason == "length"
+        with pytest.raises(ContextOverflowError):
+            model.generate("Once upon", max_new_tokens=25 - prompt, temperature=0)
         with pytest.raises(ContextOverflowError, match="24"):
             model.generate("Once upon a time", max_new_tokens=60, temperature=0)
 
@@ -155,7 +162,7 @@ def test_generation_ends_in_time(bundle: Bundle) -> None:
 def test_a_context_beyond_the_window(asked: int, bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="2 to 64, the window") as caught:
         open_session(bundle, provider="cpu", context_length=asked)
-    assert caught.value.remedy == ("export with graph.context = 65" if asked == 65 else None)
+    assert caught.value.remedy == ("export with a longer context: --context" if asked == 65 else None)
 
 
 def test_which_session(bundle: Bundle) -> None:
@@ -163,7 +170,8 @@ def test_which_session(bundle: Bundle) -> None:
         assert isinstance(session, StaticSession)
     with pytest.raises(ProviderError, match="native kernels cannot run this"):
         open_session(bundle, provider="cpu", choice="native")
-    with pytest.raises(ProviderError, match=r"cannot run on the execution provider cuda\n.*which is for qnn"):
+    made_for = bundle.manifest.recipe["execution_provider"]
+    with pytest.raises(ProviderError, match=rf"cannot run on the execution provider cuda\n.*which is for {made_for}"):
         open_session(bundle, provider="cuda")
 
 

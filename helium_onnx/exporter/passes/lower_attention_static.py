@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from helium_onnx.exporter.passes.lower_attention_cuda import drop_mask
@@ -28,17 +31,23 @@ class LowerAttentionStatic(ir.passes.InPlacePass):
         nodes = nodes_of(model, DOMAIN, "CausalAttention")
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        query = nodes[0].inputs[0]
-        assert query is not None and query.dtype is not None, "the type of the activations is not known"
-        mask = _input(
-            model.graph, "additive", query.dtype, ("batch_size", 1, "sequence_length", "total_sequence_length")
-        )
-        position_ids = _input(model.graph, "position_ids", ir.DataType.INT64, ("batch_size", "sequence_length"))
-        for node in nodes:
-            _lower(node, position_ids, mask)
-        drop_mask(model.graph)
-        mask.name = "attention_mask"
+        with window_inputs(model, nodes[0]) as (position_ids, mask):
+            for node in nodes:
+                _lower(node, position_ids, mask)
         return ir.passes.PassResult(model, modified=True)
+
+
+@contextlib.contextmanager
+def window_inputs(model: ir.Model, attention: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """``position_ids`` and the mask that is added to the scores, as inputs of the graph. On leaving, when nothing reads
+    the mask of tokens any more, the new one takes its name.
+    """
+    query = attention.inputs[0]
+    assert query is not None and query.dtype is not None, "the type of the activations is not known"
+    mask = _input(model.graph, "additive", query.dtype, ("batch_size", 1, "sequence_length", "total_sequence_length"))
+    yield _input(model.graph, "position_ids", ir.DataType.INT64, ("batch_size", "sequence_length")), mask
+    drop_mask(model.graph)
+    mask.name = "attention_mask"
 
 
 def _input(graph: ir.Graph, name: str, dtype: ir.DataType, dims: tuple[str | int, ...]) -> ir.Value:

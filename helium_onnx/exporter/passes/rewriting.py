@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 MICROSOFT = "com.microsoft"
 #: Of the operators in helium_onnx/kernels.
@@ -86,7 +87,9 @@ class Rewriter:
         self._insert(new)
         return new.outputs
 
-    def constant(self, value: int | float | list[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+    def constant(
+        self, value: int | float | list[int] | NDArray[np.generic], dtype: ir.DataType = ir.DataType.INT64
+    ) -> ir.Value:
         """A ``Constant`` node: small numbers stay inside the graph file."""
         tensor = ir.tensor(np.array(value, dtype=dtype.numpy()))
         new = ir.Node(

@@ -1,4 +1,4 @@
-"""LowerAttentionStatic: set 23's Attention over a window of the whole context, whose rest the mask hides."""
+"""LowerAttentionStatic and LowerAttentionStaticStandard: a window of the whole context, whose rest the mask hides."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import pytest
 from half_precision import names, nodes, stored
 
 from helium_onnx.exporter.passes.lower_attention_static import LowerAttentionStatic
+from helium_onnx.exporter.passes.lower_attention_static_standard import LowerAttentionStaticStandard
 from helium_onnx.exporter.passes.set_compute_type import SetComputeType
 
 WINDOW, MASKED = 12, float(np.finfo(np.float16).min) / 2
+FORMS: tuple[type[ir.passes.InPlacePass], ...] = (LowerAttentionStatic, LowerAttentionStaticStandard)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("model_type", ["helium", "llama"])
 @pytest.mark.parametrize(("past", "new", "padding"), [(0, 6, 0), (5, 1, 0), (5, 3, 2), (0, 3, 4)])
-def test_numbers(past: int, new: int, padding: int, model_type: str, kv_heads: int) -> None:
+def test_numbers(
+    past: int, new: int, padding: int, model_type: str, kv_heads: int, form: type[ir.passes.InPlacePass]
+) -> None:
     """In a window longer than the past, whose rest is full of large numbers, and with padding behind the new tokens."""
     sizes = graph_making.config(model_type, num_key_value_heads=kv_heads)
     model = graph_making.attention(sizes)
     SetComputeType(ir.DataType.FLOAT16)(model)
-    assert LowerAttentionStatic()(model).modified
-    model.graph.opset_imports[""] = 23
+    assert form()(model).modified
+    if form is LowerAttentionStatic:
+        model.graph.opset_imports[""] = 23
     feed = graph_making.attention_feed(sizes, past, new, [[1] * (past + new)])
     halved = {n: x.astype(np.float16) if x.dtype == np.float32 else x for n, x in feed.items()}
     exact = graph_making.attention_eagerly(
@@ -66,7 +72,26 @@ def test_what_depends_on_lengths_is_an_input(traced: ir.Model) -> None:
         assert node.attributes["interleaved"].as_int() == 1
 
 
-def test_nothing_to_do(traced: ir.Model) -> None:
+def test_plain_operators(traced: ir.Model) -> None:
+    """Which stay within four dimensions, and repeat no key: compilers hold a copy of what Expand or Tile gives."""
+    model = stored(traced, "coreml-fp16")
+    assert LowerAttentionStaticStandard()(model).modified
+    counts = graph_making.operators(model)
+    plain = {"Gather", "Unsqueeze", "MatMul", "Mul", "Add", "Reshape", "Transpose", "Concat", "Softmax", "Constant"}
+    assert set(counts) <= {*plain, "Sigmoid", "helium_onnx.RMSNorm"}
+    assert (counts["Softmax"], counts["Concat"]) == (3, 6)
+    for node in nodes(model, "Reshape"):
+        shape = node.inputs[1]
+        assert shape is not None and shape.producer() is not None
+        assert len(shape.producer().attributes["value"].as_tensor().numpy()) <= 4  # type: ignore[union-attr]
+    # From lengths come two inputs, read once: rows of the tables by the one, and the other is added to all scores.
+    users = {value.name: [user.op_type for user, _ in value.uses()] for value in model.graph.inputs}
+    assert users["position_ids"] == ["Gather", "Gather"]
+    assert users["attention_mask"] == ["Add"] * 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_to_do(traced: ir.Model, form: type[ir.passes.InPlacePass]) -> None:
     model = stored(traced, "qnn-fp16")
-    LowerAttentionStatic()(model)
-    assert not LowerAttentionStatic()(model).modified
+    form()(model)
+    assert not form()(model).modified

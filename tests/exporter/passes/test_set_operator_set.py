@@ -11,16 +11,12 @@ from helium_onnx.exporter.passes.lower_norm import LowerNormOpset23
 from helium_onnx.exporter.passes.set_operator_set import SetOperatorSet
 
 
-def test_version_and_shapes(traced: ir.Model) -> None:
+def test_version(traced: ir.Model) -> None:
     model = stored(traced, "qnn-fp16")
     for lowering in (LowerAttentionStatic(), LowerNormOpset23()):
         lowering(model)
-    outputs = {value.name: value.shape for value in model.graph.outputs}
     assert SetOperatorSet(23)(model).modified
     assert model.graph.opset_imports[""] == 23
-    assert {value.name: value.shape for value in model.graph.outputs} == outputs
-    between = [value for node in model.graph for value in node.outputs if not value.is_graph_output()]
-    assert between and all(value.shape is None for value in between)
 
 
 def test_an_operator_whose_definition_changed() -> None:
