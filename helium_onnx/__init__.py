@@ -63,6 +63,7 @@ __all__ = [
     "list_recipes",
     "load",
     "overflow",
+    "package",
     "validate",
     "verify",
 ]
@@ -105,6 +106,7 @@ def export(
     calibration: str | os.PathLike[str] | None = None,
     budget: str | None = None,
     max_kl: float | None = None,
+    context_length: int | None = None,
     force: bool = False,
     revision: str | None = None,
     offline: bool = False,
@@ -120,6 +122,7 @@ def export(
     errors by activations (GPTQ; k-quant, if given; an int8 key/value cache); a text in six languages is shipped.
     ``budget`` (``"1.2GB"`` for the bundle, or ``"4.8bits"`` a weight) or ``max_kl`` (nats a token, estimated) lets the
     exporter choose 4 or 8 bits and a block size for each matrix, by what each costs; the manifest keeps the choice.
+    ``context_length`` is that of graphs with fixed shapes, in place of the recipe's (``graph.context``).
 
     The bundle is complete or absent, whatever happens; equal inputs give equal bytes. Memory stays near 0.5 GB for a
     2 B model: weights are streamed. Raises the errors of ``helium_onnx.errors``.
@@ -136,10 +139,39 @@ def export(
         calibration=calibration,
         budget=budget,
         max_kl=max_kl,
+        context_length=context_length,
         force=force,
         revision=revision,
         offline=offline,
         progress=progress,
+    )
+
+
+def package(
+    path: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    target: str,
+    soc: str | None = None,
+    share_weights: bool = True,
+    force: bool = False,
+    progress: ProgressCallback | None = None,
+) -> Bundle:
+    """Package the bundle at ``path`` for one place that runs it; ``dest`` is the folder of the package.
+
+    ``target`` is ``android-qnn`` or ``web``. ``android-qnn`` compiles prefill and decode for the NPU of a Snapdragon
+    chip, ``soc`` (``75/57`` or ``SM8650``; an unknown one is an error that lists them); it needs onnxruntime-qnn, and a
+    bundle of a recipe for QNN. The graphs share one copy of the weights, unless ``share_weights`` is False: the
+    emulator on x86 can load no others. ``web`` takes what ``@helium-onnx/web`` loads in a browser.
+
+    ``dest`` must not exist, unless ``force`` replaces a package there, and lies apart from the bundle. ``progress``
+    gets a ``ProgressEvent`` for each step. The package is a bundle, complete or absent, whatever happens. Raises the
+    errors of ``helium_onnx.errors``: a ProviderError where the bundle's graphs are not what the target takes.
+    """
+    from helium_onnx import packaging
+
+    return packaging.package(
+        path, dest, target=target, soc=soc, share_weights=share_weights, force=force, progress=progress
     )
 
 
@@ -224,6 +256,7 @@ def validate(
     against: str | os.PathLike[str],
     prompts: list[str] | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> ParityReport: ...
 @overload
@@ -235,6 +268,7 @@ def validate(
     limit: int | None = 100,
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> FidelityReport: ...
 @overload
@@ -251,6 +285,7 @@ def validate(
     limit: int | None = 100,
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> ParityReport | FidelityReport | GoldenReport:
     """Hold a bundle against the checkpoint that it was exported from. Needs ``helium-onnx[eval]``.
@@ -258,7 +293,7 @@ def validate(
     With ``against`` alone: logits and greedy tokens beside ``transformers``, on ``prompts``. With ``text``, a file of
     JSON Lines: perplexity, KL divergence and more beside the PyTorch model in float32, over its first ``limit`` pages
     (None: all) of at most ``max_tokens`` tokens (default: 1024, or the context). ``golden``: beside published logits
-    of kyutai/helium-1-preview-2b, which needs no checkpoint.
+    of kyutai/helium-1-preview-2b, which needs no checkpoint. ``provider`` runs the bundle, as in ``load``.
     """
     if golden:
         if against is not None or text is not None or prompts is not None:
@@ -280,11 +315,14 @@ def validate(
             limit=limit,
             max_tokens=max_tokens,
             max_new_tokens=max_new_tokens,
+            provider=provider,
             progress=progress,
         )
     with _needs("eval", "torch", "transformers", "safetensors"):
         from helium_onnx.evaluation import parity
-    return parity.validate(path, against=against, prompts=prompts, max_new_tokens=max_new_tokens, progress=progress)
+    return parity.validate(
+        path, against=against, prompts=prompts, max_new_tokens=max_new_tokens, provider=provider, progress=progress
+    )
 
 
 def compare(
@@ -295,11 +333,12 @@ def compare(
     limit: int | None = 100,
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> FidelityComparison:
     """Measure several bundles of one checkpoint on the same text, as ``validate`` does with ``text`` for one.
 
-    The reference is computed once. Needs ``helium-onnx[eval]``.
+    The reference is computed once. ``provider`` runs the bundles, as in ``load``. Needs ``helium-onnx[eval]``.
     """
     with _needs("eval", "torch", "onnx", "safetensors"):
         from helium_onnx.evaluation import measure
@@ -310,6 +349,7 @@ def compare(
         limit=limit,
         max_tokens=max_tokens,
         max_new_tokens=max_new_tokens,
+        provider=provider,
         progress=progress,
     )
 

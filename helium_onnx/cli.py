@@ -20,6 +20,7 @@ from helium_onnx.cli_doctor import doctor
 from helium_onnx.cli_evaluation import compare, overflow, validate
 from helium_onnx.cli_generate import generate
 from helium_onnx.cli_options import Json, Out, Quiet
+from helium_onnx.cli_package import package
 from helium_onnx.interrupts import interrupts
 from helium_onnx.progress import ProgressEvent
 from helium_onnx.terminal import (
@@ -104,6 +105,10 @@ def export(
         float | None,
         typer.Option(metavar="NATS", help="Choose each matrix's bits by this estimated loss.", show_default=False),
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tokens that graphs of fixed shapes hold.", show_default="the recipe's"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the bundle at OUT.")] = False,
     revision: Annotated[
         str | None,
@@ -133,6 +138,7 @@ def export(
             calibration=calibration,
             budget=budget,
             max_kl=max_kl,
+            context_length=context,
             force=force,
             revision=revision,
             offline=offline,
@@ -231,6 +237,7 @@ app.command()(validate)
 app.command()(compare)
 app.command()(overflow)
 app.command()(bench)
+app.command()(package)
 app.command()(doctor)
 
 

@@ -19,7 +19,8 @@ def doctor(
 ) -> None:
     """Show what this machine can run, and what is missing.
 
-    Processor, memory, ONNX Runtime, NVIDIA's driver, GPUs and libraries, and which recipes fit. Exit code 1 if none.
+    Processor, memory, ONNX Runtime, NVIDIA's driver, GPUs and libraries, other providers, and which recipes fit. Exit
+    code 1 if none.
     """
     import helium_onnx
 

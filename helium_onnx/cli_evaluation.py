@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from helium_onnx.cli_options import Html, Json, Out, Quiet
+from helium_onnx.cli_options import Html, Json, Out, Provider, Quiet
 from helium_onnx.errors import HeliumOnnxError, UsageError
 from helium_onnx.interrupts import interrupts
 from helium_onnx.terminal import progress_display
@@ -53,6 +53,7 @@ def validate(
     max_kl: MaxKl = None,
     min_top1: MinTop1 = None,
     max_ppl_ratio: MaxPplRatio = None,
+    provider: Provider = "auto",
     html: Html = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -80,7 +81,7 @@ def validate(
         with interrupts(second="quits"), progress_display(quiet=quiet) as progress:
             fidelity = helium_onnx.validate(
                 out, against=str(against), text=text, limit=limit or None, max_tokens=max_tokens,
-                max_new_tokens=max_new_tokens, progress=progress,
+                max_new_tokens=max_new_tokens, provider=provider, progress=progress,
             )  # fmt: skip
         _show_fidelity(fidelity, gates, html, as_json)
         return
@@ -91,7 +92,12 @@ def validate(
             helium_onnx.validate(out, golden=True, progress=progress)
             if golden
             else helium_onnx.validate(
-                out, against=str(against), prompts=prompts or None, max_new_tokens=max_new_tokens, progress=progress
+                out,
+                against=str(against),
+                prompts=prompts or None,
+                max_new_tokens=max_new_tokens,
+                provider=provider,
+                progress=progress,
             )
         )
     if as_json:
@@ -115,6 +121,7 @@ def compare(
     max_kl: MaxKl = None,
     min_top1: MinTop1 = None,
     max_ppl_ratio: MaxPplRatio = None,
+    provider: Provider = "auto",
     html: Html = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -132,7 +139,7 @@ def compare(
     with interrupts(second="quits"), progress_display(quiet=quiet) as progress:
         comparison = helium_onnx.compare(
             outs, against=against, text=text, limit=limit or None, max_tokens=max_tokens,
-            max_new_tokens=max_new_tokens, progress=progress,
+            max_new_tokens=max_new_tokens, provider=provider, progress=progress,
         )  # fmt: skip
     _show_fidelity(comparison, gates, html, as_json)
 

@@ -37,7 +37,8 @@ def inspect(path: str | os.PathLike[str], *, provider: str | None = None) -> dic
     With ``provider``, what `helium_onnx.placement.placement` returns instead, for which graphs are read and loaded.
 
     Returns:
-        A dict that can be written as JSON. ``graphs``: per graph its ``file``, ``bytes``, ``inputs`` and ``outputs``
+        A dict that can be written as JSON. ``package``: what the manifest says of a package, {} of another bundle.
+        ``graphs``: per graph its ``file``, ``bytes``, ``inputs`` and ``outputs``
         (one text each, layers folded into one) and ``operators`` (counts). ``files``: ``path``, ``bytes``, ``sha256``.
         ``weights``: ``bytes`` of the weights file, and three ways to divide them (``by_part``, ``by_layer``,
         ``by_kind``), each of which, with ``padding``, sums to ``bytes``; ``bits_per_weight`` over all matrices and per
@@ -62,6 +63,7 @@ def inspect(path: str | os.PathLike[str], *, provider: str | None = None) -> dic
         "task": manifest.task,
         "licence": manifest.licence,
         "recipe": manifest.recipe,
+        "package": manifest.package,
         "tools": manifest.tools,
         "graphs": {
             name: {
@@ -197,6 +199,12 @@ def matrix_shapes(config: dict[str, Any]) -> dict[str, int] | None:
     }
 
 
+def _place(package: dict[str, Any]) -> str:
+    """``android-qnn, Snapdragon 8 Gen 3 (75/57)``, or the target alone."""
+    device = f", {package['device']} ({package.get('soc')})" if "device" in package else ""
+    return f"{package.get('target')}{device}"
+
+
 def render(info: dict[str, Any], console: Console) -> None:
     """Print what `inspect` returned as tables."""
     if "execution_provider" in info:
@@ -221,7 +229,7 @@ def render(info: dict[str, Any], console: Console) -> None:
     table(f"bundle {info['path']}", ("", ""), (
         ("digest", info["digest"]), ("format version", info["format_version"]), ("task", info["task"]),
         ("licence", info["licence"] or "not stated"), ("written by", f"helium-onnx {info['helium_onnx']}"),
-        *info["tools"].items(),
+        *([("packaged for", _place(info["package"]))] if info["package"] else []), *info["tools"].items(),
     ))  # fmt: skip
     table("files", ("file", "bytes", "SHA-256"), (
         *((file["path"], f"{file['bytes']:,}", file["sha256"] or "") for file in info["files"]),

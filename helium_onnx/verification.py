@@ -40,6 +40,7 @@ from helium_onnx.verification_runs import (
 #: What the forward pass reads: accents and digits, so that byte fallback and whole words both occur.
 TEXT = "Once upon a time, il était une fois 12 étoiles."
 _TEXT_TOKENS = 16
+_NOT_PACKAGED = "not in a package for this target"
 
 #: Largest difference of two graphs' logits at one position, as a part of their largest magnitude. Both compute the
 #: same sums in another order. In float32 that leaves about 1e-6. With activations rounded to int8 (accuracy_level 4)
@@ -97,6 +98,8 @@ class _Subject:
     @property
     def not_run(self) -> str | None:
         """Why ONNX Runtime's CPU provider, which all that is checked here runs on, cannot run the graphs."""
+        if compiled_for := self.manifest.package.get("execution_provider"):
+            return f"it is compiled for {compiled_for}"
         precision = self.manifest.recipe.get("precision", {})
         return "a CPU has no kernels for bfloat16" if precision.get("compute") == "bfloat16" else None
 
@@ -117,7 +120,10 @@ def _manifest(subject: _Subject) -> str:
     subject.config = HeliumConfig.from_dict(manifest.model_config, source=source)
     possible = contract.NATIVE_GRAPHS_OF.get(provider_of(manifest), contract.NATIVE_GRAPHS)
     native = set(possible) & set(manifest.graphs)
-    if set(manifest.graphs) - native != set(contract.GRAPHS) or len(native) not in (0, len(possible)):
+    packaged = bool(manifest.package) and {"prefill"} <= set(manifest.graphs) <= set(contract.GRAPHS)
+    if not packaged and (
+        set(manifest.graphs) - native != set(contract.GRAPHS) or len(native) not in (0, len(possible))
+    ):
         raise BundleError(
             f"{source} does not list the contract's graphs",
             found=", ".join(manifest.graphs) or "none",
@@ -125,7 +131,9 @@ def _manifest(subject: _Subject) -> str:
             remedy=AGAIN,
         )
     recipe = manifest.recipe.get("name", "without a name")
-    return f"format version {manifest.format_version}, written by helium-onnx {manifest.helium_onnx}, recipe {recipe}"
+    made_for = f", packaged for {manifest.package.get('target')}" if manifest.package else ""
+    version = f"format version {manifest.format_version}, written by helium-onnx {manifest.helium_onnx}"
+    return f"{version}, recipe {recipe}{made_for}"
 
 
 def _files(subject: _Subject) -> str:
@@ -168,6 +176,8 @@ def _prefill(subject: _Subject) -> str:
 
 
 def _decode(subject: _Subject) -> str:
+    if "decode" not in subject.manifest.graphs:
+        return _NOT_PACKAGED
     if (reason := subject.not_run) is not None:
         return _described(subject, "decode", reason)
     if window_of(subject.bundle) is not None:
@@ -177,6 +187,8 @@ def _decode(subject: _Subject) -> str:
 
 
 def _model(subject: _Subject) -> str:
+    if "model" not in subject.manifest.graphs:
+        return _NOT_PACKAGED
     if (reason := subject.not_run) is not None:
         return _described(subject, "model", reason)
     past = [
@@ -242,6 +254,8 @@ def _described(subject: _Subject, graph: Graph | NativeGraph, reason: str) -> st
 
 def _agreement(subject: _Subject) -> str:
     """model.onnx, over all tokens at once, against prefill (last of the prompt) and decode (the token after it)."""
+    if "model" not in subject.manifest.graphs:
+        return "nothing to compare in a package"
     if (reason := subject.not_run) is not None:
         return f"not compared, since {reason}"
     return _agree(subject, "prefill", "decode")

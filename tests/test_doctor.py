@@ -20,10 +20,11 @@ from rich.console import Console
 import helium_onnx
 from helium_onnx import diagnosis, kernels
 from helium_onnx.benchmark import conditions
-from helium_onnx.diagnosis import machine
+from helium_onnx.diagnosis import machine, others
 from helium_onnx.diagnosis import recipes as fits
 from helium_onnx.diagnosis.report import DoctorReport, Finding
 from helium_onnx.errors import RecipeError
+from helium_onnx.kernels import cuda as device_kernels
 from helium_onnx.runtimes import cuda_libraries, cuda_probe
 from helium_onnx.runtimes.cuda_probe import CudaReport, DeviceInfo
 
@@ -51,9 +52,11 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     ) -> DoctorReport:
         report = cuda or CudaReport((13, 0), "580.82.07", (H200,))
         libraries = tuple(library for library in cuda_libraries.LIBRARIES if library.name in missing)
-        ours = types.SimpleNamespace(reason=lambda: kernels_reason, OLDEST_CAPABILITY=(8, 0))
+        ours = types.SimpleNamespace(
+            reason=lambda: kernels_reason, OLDEST_CAPABILITY=(8, 0), max_rows=device_kernels.max_rows
+        )
         monkeypatch.setattr(cuda_probe, "probe", lambda: report)
-        monkeypatch.setattr(diagnosis, "find_spec", lambda name: object() if name in plugins else None)
+        monkeypatch.setattr(others, "find_spec", lambda name: object() if name in plugins else None)
         monkeypatch.setattr(cuda_libraries, "installed", lambda: gpu_package)
         monkeypatch.setattr(cuda_libraries, "onnxruntime_problem", lambda: problem)
         monkeypatch.setattr(cuda_libraries, "load_libraries", lambda: libraries)
@@ -105,6 +108,35 @@ def test_recipes_for_an_npu_need_its_package(on_machine: Machine) -> None:
     report = on_machine(plugins=("onnxruntime_qnn",))
     assert running(report) == CPU_RECIPES | CUDA_RECIPES | set(fits_of)
     assert {fit.context_length for fit in report.recipes if fit.recipe in fits_of} == {1024}
+
+
+@pytest.mark.parametrize(("processor", "said"), [("x86_64", "on the emulator alone"), ("aarch64", "")])
+def test_an_npu_that_is_emulated(
+    processor: str, said: str, on_machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package has no NPU, a recipe that runs is not said to be one to use."""
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    report = on_machine(plugins=("onnxruntime_qnn",))
+    assert {fit.why.partition(",")[0] for fit in report.recipes if fit.execution_provider == "qnn"} == {said}
+    assert ("emulates it" in finding(report, "others", "qnn").detail) is bool(said)
+
+
+def test_other_providers_have_a_line_each(on_machine: Machine) -> None:
+    report = on_machine()
+    assert {one.name for one in report.findings if one.part == "others"} == {"qnn", "webgpu", "coreml"}
+    webgpu = finding(report, "others", "webgpu")
+    assert (webgpu.ok, webgpu.detail) == (None, "not installed: pip install --no-deps onnxruntime-ep-webgpu==0.4.0")
+    there = finding(on_machine(plugins=("onnxruntime_ep_webgpu",)), "others", "webgpu")
+    assert there.ok and there.detail.endswith("for bundles of cpu-fp32, cpu-int4, with --provider webgpu")
+    assert {fit.why for fit in report.recipes if fit.execution_provider == "coreml"} <= {
+        "not in ONNX Runtime's package for this system"
+    }
+
+
+def test_a_package_for_elsewhere(on_machine: Machine, sample_bundle_fp32: Path, tmp_path: Path) -> None:
+    helium_onnx.package(sample_bundle_fp32, tmp_path / "p", target="web")
+    (fit,) = on_machine(bundle=tmp_path / "p").recipes
+    assert (fit.runs, fit.why) == (False, "a package for web, which Python does not run")
 
 
 def test_a_machine_where_nobody_wants_cuda_has_one_line_of_it(on_machine: Machine) -> None:
@@ -166,6 +198,27 @@ def test_our_cuda_kernels_say_why_they_are_not_there(on_machine: Machine) -> Non
     turing = DeviceInfo(0, "NVIDIA T4", (7, 5), 16 * GB, 15 * GB, 40)
     report = on_machine(CudaReport((13, 0), None, (turing,)))
     assert "compute capability 8.0" in finding(report, "CUDA", "our kernels").detail
+
+
+@pytest.mark.parametrize(
+    ("built", "processor", "says", "remedy"),
+    [
+        ("avx2", "x86_64", "built, in avx2", None),
+        (None, "x86_64", "not built", "compiler"),
+        ("generic", "aarch64", "plain C++ alone", None),
+        (None, "aarch64", "none with vector code for this processor", None),  # a compiler would not help
+    ],
+)
+def test_our_kernels_for_this_processor(
+    built: str | None, processor: str, says: str, remedy: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kernels, "instruction_set", lambda: built)
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(machine.platform, "machine", lambda: processor)
+    found = finding(helium_onnx.doctor(), "CPU", "our kernels")
+    assert says in found.detail
+    assert remedy in (found.remedy or "") if remedy else found.remedy is None
+    assert found.ok is (True if built == "avx2" else None)
 
 
 def test_devices_that_are_too_old_or_busy(on_machine: Machine) -> None:
@@ -237,7 +290,7 @@ def test_bytes_are_those_of_real_bundles(
     recipe: str, built: bool, weights: float, cache: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured on exports of the 2 B model: 1.26 GB (cpu-int4), 8.69 GB (cpu-fp32); 4.35 GB is published for fp16."""
-    monkeypatch.setattr(kernels, "library", lambda: object() if built else None)
+    monkeypatch.setattr(kernels, "vectorized", lambda: built)
     (target,) = [target for target in fits.shipped_targets() if target.recipe.name == recipe]
     token = cache * 2 * 24 * 20 * 128
     beside = target.needed_bytes(4096) - 4096 * token

@@ -6,17 +6,16 @@ report.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
-from importlib.util import find_spec
 
 from helium_onnx._version import __version__
-from helium_onnx.diagnosis import cuda, machine
+from helium_onnx.diagnosis import cuda, machine, others
 from helium_onnx.diagnosis import recipes as fits
 from helium_onnx.diagnosis.report import DoctorReport, Finding, Machine, RecipeFit
 from helium_onnx.errors import HeliumOnnxError
 from helium_onnx.runtimes.cuda_probe import CudaReport
-from helium_onnx.runtimes.providers import QNN
 
 
 def doctor(path: str | os.PathLike[str] | None = None) -> DoctorReport:
@@ -25,6 +24,7 @@ def doctor(path: str | os.PathLike[str] | None = None) -> DoctorReport:
     here = machine.look(findings)
     version, package, providers = machine.look_at_onnxruntime(findings)
     report = cuda.look(findings)
+    others.look(findings, providers)
     targets: list[fits.Target] = []
     try:
         targets = fits.shipped_targets() if path is None else [fits.bundle_target(path)]
@@ -42,29 +42,36 @@ def doctor(path: str | os.PathLike[str] | None = None) -> DoctorReport:
         findings=tuple(findings),
         model=fits.PREVIEW_2B_NAME if path is None else os.fspath(path),
         bundle=None if path is None else os.fspath(path),
-        context_length=targets[0].config.max_position_embeddings if targets else None,
-        recipes=tuple(_fits(targets, here, report, findings)),
+        context_length=_context_length(targets),
+        recipes=tuple(_fits(targets, here, report, findings, providers)),
     )
 
 
-def _fits(targets: list[fits.Target], here: Machine, report: CudaReport, findings: list[Finding]) -> list[RecipeFit]:
+def _context_length(targets: list[fits.Target]) -> int | None:
+    """The model's; of a bundle whose graphs fix a shorter one, that."""
+    if not targets:
+        return None
+    return targets[0].config.max_position_embeddings if targets[0].bundle is None else targets[0].longest_context
+
+
+def _fits(
+    targets: list[fits.Target], here: Machine, report: CudaReport, findings: list[Finding], providers: tuple[str, ...]
+) -> list[RecipeFit]:
     """Each target in the place that its provider runs in."""
     blocked = {part: _first_obstacle(part, findings) for part in ("CPU", "CUDA")}
     places = {
         "cpu": fits.Place("memory", here.available_bytes, here.memory_bytes, blocked=blocked["CPU"]),
         "cuda": fits.device_place(cuda.usable(report), blocked["CUDA"] or blocked["CPU"]),
-        "qnn": fits.Place(
-            "memory",
-            here.available_bytes,
-            here.memory_bytes,
-            blocked=blocked["CPU"] or (None if find_spec(str(QNN.plugin)) else f"no {QNN.package} here"),
-        ),
+        **{row.name: others.place(row, here, providers, blocked["CPU"]) for row in others.others()},
     }
     judged = []
     for target in targets:
         recipe = target.recipe
         try:
-            judged.append(fits.fit(target, places[recipe.execution_provider]))
+            place = places[recipe.execution_provider]
+            if target.bundle is not None and (obstacle := others.package_obstacle(target.bundle)) is not None:
+                place = dataclasses.replace(place, blocked=obstacle)
+            judged.append(fits.fit(target, place))
         except Exception as error:
             why = f"cannot be judged: {machine.first_line(error)}"
             judged.append(RecipeFit(recipe.name, recipe.execution_provider, False, None, None, None, why))

@@ -106,6 +106,14 @@ def _kernels(findings: list[Finding]) -> str | None:
     from helium_onnx import kernels
 
     name = kernels.instruction_set()
+    if name == "generic":
+        state = "built in plain C++ alone: bundles run on ONNX Runtime's, which are faster here"
+        findings.append(Finding("CPU", "our kernels", None, state))
+        return name
+    if name is None and platform.machine().lower() not in kernels.VECTORIZED_FOR:
+        state = "none with vector code for this processor: bundles run on ONNX Runtime's, which are faster here"
+        findings.append(Finding("CPU", "our kernels", None, state))
+        return None
     if name is not None:
         findings.append(Finding("CPU", "our kernels", True, f"built, in {name}"))
         return name

@@ -55,7 +55,7 @@ class Target:
 
     def _runs_natively(self) -> bool:
         """Whether the CPU runs it by our own kernels; docs/kernels.md says which recipes they take."""
-        if kernels.library() is None:
+        if not kernels.vectorized():
             return False
         if self.bundle is not None:
             return set(contract.NATIVE_GRAPHS) <= set(self.bundle.manifest.graphs)
@@ -66,13 +66,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Place:
-    """Memory that a model may be put into; ``blocked`` says why nothing runs there at all."""
+    """Memory that a model may be put into; ``blocked`` says why nothing runs there at all, ``note`` what to know of
+    what does.
+    """
 
     name: str
     free_bytes: int | None
     total_bytes: int | None
     compute_capability: tuple[int, int] | None = None
     blocked: str | None = None
+    note: str = ""
 
 
 def shipped_targets() -> list[Target]:
@@ -102,6 +105,7 @@ def fit(target: Target, place: Place) -> RecipeFit:
     needed, free = _counted(need, whole, place), place.free_bytes
 
     def result(runs: bool, context: int | None, why: str = "") -> RecipeFit:
+        why = why or (place.note if runs else "")
         return RecipeFit(recipe.name, recipe.execution_provider, runs, needed, free, context, why)
 
     if place.blocked is not None or needed is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ``part`` is ``CPU``, ``CUDA`` or ``bundle``.
+    """One thing that was looked at. ``part`` is ``CPU``, ``CUDA``, ``others`` (providers) or ``bundle``.
 
     ``ok`` is True where it works, False where something stands in the way, and None where it is not there and nothing
     depends on it. ``remedy`` says what to do, in one line.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: What one would try first, where it runs: the checkpoint's own weights, then the fewest bytes.
 _FIRST_CHOICES = ("cuda-bf16", "cuda-fp16", "cuda-int4", "cpu-int4")
-_TITLES = {"CPU": "CPU", "CUDA": "CUDA", "bundle": "Bundle"}
+_TITLES = {"CPU": "CPU", "CUDA": "CUDA", "others": "Other providers", "bundle": "Bundle"}
 
 
 def render(report: DoctorReport, console: Console) -> None:

@@ -64,7 +64,7 @@ class BundleWeights:
         if f"{holder}.quantized" in self._records:
             return self._dequantized(holder, first, shape[0], shape[1])
         if (turned := self._records.get(f"{holder}.transposed")) is not None:
-            return np.ascontiguousarray(self._floats(turned)[:, first : first + shape[0]].T)
+            return self._floats(turned)[:, first : first + shape[0]].T.astype(np.float32, order="C", copy=True)
         values = self._floats(self._records[holder])
         return values[first : first + shape[0]].astype(np.float32, copy=True)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from helium_onnx.bundle import Bundle
 from helium_onnx.errors import ProviderError
 from helium_onnx.runtimes.cuda_driver import probe
-from helium_onnx.runtimes.providers import AUTO, CUDA, bundle_provider
+from helium_onnx.runtimes.graph_loading import check_built_in
+from helium_onnx.runtimes.providers import AUTO, CPU, CUDA, bundle_provider
 
 
-def check_device(bundle: Bundle) -> None:
-    """Raise ProviderError where this machine cannot run the bundle at all: it says what can be checked without a GPU.
+def check_device(bundle: Bundle, provider: str = AUTO) -> None:
+    """Raise ProviderError where this machine cannot run the bundle at all on ``provider``: it says what can be checked
+    without a GPU.
 
     A bundle for the CPU runs anywhere; loading says the rest (memory, libraries).
     """
-    if bundle_provider(bundle, AUTO) is not CUDA:
+    row = bundle_provider(bundle, provider)
+    check_built_in(row)
+    if row is not CUDA:
         return
     report = probe()
     if report.problem is None:
@@ -28,10 +32,13 @@ def check_device(bundle: Bundle) -> None:
     )
 
 
-def device_name(bundle: Bundle) -> str | None:
-    """The GPU that a bundle for CUDA runs on, and its driver; None for a bundle for the CPU."""
-    if bundle_provider(bundle, AUTO) is not CUDA:
+def device_name(bundle: Bundle, provider: str = AUTO) -> str | None:
+    """What the bundle runs on: CUDA's GPU and driver, or another execution provider; None for the CPU."""
+    row = bundle_provider(bundle, provider)
+    if row is CPU:
         return None
+    if row is not CUDA:
+        return row.onnxruntime_name
     report = probe()
     name = report.devices[0].name if report.devices else "CUDA device"
     return f"{name} (CUDA, driver {report.kernel_driver_version or 'unknown'})"

@@ -65,6 +65,7 @@ def validate_text(
     limit: int | None = 100,
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> FidelityReport:
     """One bundle, as :func:`compare` measures several."""
@@ -75,6 +76,7 @@ def validate_text(
         limit=limit,
         max_tokens=max_tokens,
         max_new_tokens=max_new_tokens,
+        provider=provider,
         progress=progress,
     ).reports[0]
 
@@ -87,18 +89,20 @@ def compare(
     limit: int | None = 100,
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> FidelityComparison:
     """Measure the bundles at ``paths`` beside the checkpoint ``against`` on the texts of the file ``text``.
 
     The first ``limit`` pages are scored (None: all), of each its first ``max_tokens`` tokens, ``<s>`` among them
     (default: 1024, or the model's context where that is less). Greedy texts have ``max_new_tokens`` tokens.
+    ``provider`` runs them, as in ``helium_onnx.load``.
 
     Raises:
         UsageError: no bundle, a number out of range, or a checkpoint or bundle of another model than the first bundle.
         ContextOverflowError: a window, or a prompt and its new tokens, do not fit the model's context.
         TextError: the file cannot be used.
-        ProviderError: a bundle is for a GPU, and there is none that can be used.
+        ProviderError: a bundle cannot run on ``provider``, or not on this machine.
         BundleError, CheckpointError, TokenizerError: one of these cannot be read.
     """
     report = progress or silent
@@ -121,7 +125,7 @@ def compare(
     checkpoint = Checkpoint.open(resolve_checkpoint(against))
     for bundle in bundles:
         _check_same_model(bundle, bundles[0], config)
-        check_device(bundle)
+        check_device(bundle, provider)
     _check_checkpoint(checkpoint, config)
     warnings = [other_checkpoint(bundle, checkpoint, report) for bundle in bundles]
 
@@ -129,7 +133,7 @@ def compare(
     hidden = stream(checkpoint, [window.ids[:-1] for window in windows], report)
     head = Head(checkpoint)
     measured = [
-        _measure(bundle, windows, hidden, head, needed, max_new_tokens, config.eos_token_ids, report)
+        _measure(bundle, provider, windows, hidden, head, needed, max_new_tokens, config.eos_token_ids, report)
         for bundle in bundles
     ]
     del hidden
@@ -148,7 +152,7 @@ def compare(
             prompt_tokens=PROMPT_TOKENS,
             max_new_tokens=max_new_tokens,
             threads=measured[index].threads,
-            machine="; ".join(filter(None, [device_name(bundle), _machine()])),
+            machine="; ".join(filter(None, [device_name(bundle, provider), _machine()])),
             versions={
                 "helium-onnx": __version__,
                 **{package.__name__: package.__version__ for package in (ort, torch, np)},
@@ -166,6 +170,7 @@ def compare(
 
 def _measure(
     bundle: Bundle,
+    provider: str,
     windows: Sequence[Window],
     hidden: HiddenStates,
     head: Head,
@@ -175,7 +180,7 @@ def _measure(
     report: ProgressCallback,
 ) -> _Measured:
     # cache=False: the session hashes the bundle's files, which are read here for the first time.
-    session = open_session(bundle, context_length=context_length, cache=False, progress=report)
+    session = open_session(bundle, provider=provider, context_length=context_length, cache=False, progress=report)
     try:
         scores = score_windows(session, windows, hidden, head, report, stage=f"compare {bundle.path.name}")
         report(ProgressEvent("greedy", bundle.path.name))

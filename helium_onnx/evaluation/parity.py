@@ -197,17 +197,19 @@ def validate(
     against: str | os.PathLike[str],
     prompts: Sequence[str] | None = None,
     max_new_tokens: int = 64,
+    provider: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> ParityReport:
     """Compare the bundle at ``path`` with ``transformers`` (float32, eager attention) on the checkpoint ``against``.
 
     ``against`` is a folder or a Hub id. ``prompts`` default to one in each of Helium's six languages. Greedy decoding
-    runs for ``max_new_tokens`` or to the reference's eos.
+    runs for ``max_new_tokens`` or to the reference's eos. ``provider`` runs prefill and decode, as in
+    ``helium_onnx.load``.
 
     Raises:
         UsageError: no prompt, ``max_new_tokens`` below 1, or a checkpoint of another vocabulary.
         ContextOverflowError: a prompt and its new tokens do not fit the model's context.
-        ProviderError: the bundle is for a GPU, and there is none that can be used.
+        ProviderError: the bundle cannot run on ``provider``, or not on this machine.
         BundleError, CheckpointError, PromptError: the one or the other cannot be read.
     """
     report = progress or silent
@@ -236,7 +238,7 @@ def validate(
             expected=f"{config.vocab_size}, the bundle's",
             remedy="pass the checkpoint that the bundle was exported from",
         )
-    check_device(bundle)
+    check_device(bundle, provider)
     warning = other_checkpoint(bundle, checkpoint, report)
     references = _references(checkpoint, encoded, max_new_tokens, report)
     recipe = Recipe.from_dict(bundle.manifest.recipe, source=f"{bundle.path}/helium.json")
@@ -247,7 +249,7 @@ def validate(
         tolerance=TOLERANCE if _is_float32(recipe) else None,
         warning=warning,
         versions={package.__name__: package.__version__ for package in (ort, torch, transformers)},
-        rows=_rows(bundle, texts, references, needed, report),
+        rows=_rows(bundle, provider, texts, references, needed, report),
     )
 
 
@@ -298,11 +300,16 @@ def _reference(model: Any, ids: list[int], eos_token_ids: tuple[int, ...], max_n
 
 
 def _rows(
-    bundle: Bundle, texts: list[str], references: list[_Reference], context_length: int, report: ProgressCallback
+    bundle: Bundle,
+    provider: str,
+    texts: list[str],
+    references: list[_Reference],
+    context_length: int,
+    report: ProgressCallback,
 ) -> tuple[ParityRow, ...]:
     """Run the bundle: prefill and decode over all prompts, then model.onnx; never all three in memory."""
     # cache=False: the session hashes the bundle's files, which are read here for the first time.
-    session = open_session(bundle, context_length=context_length, cache=False, progress=report)
+    session = open_session(bundle, provider=provider, context_length=context_length, cache=False, progress=report)
     phases = []
     for number, reference in enumerate(references, 1):
         report(ProgressEvent("bundle", f"prefill and decode, prompt {number} of {len(references)}"))

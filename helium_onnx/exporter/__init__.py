@@ -17,6 +17,7 @@ from helium_onnx.bundle import Bundle, BundleWriter, sha256
 from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.exporter.calibration import Calibration, load_calibration
 from helium_onnx.exporter.client_files import write_client_files
+from helium_onnx.exporter.context import check_context, with_context
 from helium_onnx.exporter.graphs import build_graphs, graph_record, save_graph
 from helium_onnx.exporter.key_value_scales import key_value_scales
 from helium_onnx.exporter.quantization import (
@@ -49,6 +50,7 @@ def export(
     calibration: str | os.PathLike[str] | None = None,
     budget: str | None = None,
     max_kl: float | None = None,
+    context_length: int | None = None,
     force: bool = False,
     revision: str | None = None,
     offline: bool = False,
@@ -56,13 +58,14 @@ def export(
 ) -> Bundle:
     """See :func:`helium_onnx.export`."""
     report = progress or silent
-    chosen = load_recipe(recipe)
+    chosen = with_context(load_recipe(recipe), context_length)
     goal = Budget.parse(budget, max_kl)
     check_calibration(chosen, calibration, goal)
     BundleWriter(out, force=force, expected_bytes=0).check_target()  # before a minute's work, and again with the lock
     report(ProgressEvent("read", os.fspath(checkpoint)))
     source = Checkpoint.open(resolve_checkpoint(checkpoint, revision=revision, offline=offline))
     config = source.config
+    check_context(context_length, chosen, config)
     source.check_tensors(config)
     chosen.check_matrices(matrices(config))
     tokenizer = read_tokenizer(source)

@@ -236,6 +236,6 @@ def rounded(name: str, values: NDArray[np.float32], dtype: ir.DataType) -> NDArr
             f"the checkpoint's weights do not fit {dtype.numpy().name}",
             found=f"a magnitude of {most:g} in {name}",
             expected=f"{largest:g} at most",
-            remedy="choose --recipe cuda-bf16, whose numbers have the range of float32",
+            remedy="choose a recipe of more range: cuda-bf16 for a GPU, cpu-int4 or cpu-fp32 for a CPU",
         )
     return stored

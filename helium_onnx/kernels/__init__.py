@@ -12,6 +12,8 @@ import functools
 from pathlib import Path
 
 LIBRARY = Path(__file__).with_name("libhelium_kernels.so")
+#: What ``platform.machine()`` says, in lower case, of the processors that some of the kernels are vector code for.
+VECTORIZED_FOR = ("x86_64", "amd64")
 
 
 @functools.cache
@@ -35,3 +37,8 @@ def instruction_set() -> str | None:
     """The instruction set whose functions run here, as ``avx512-vnni``; None without the library."""
     loaded = library()
     return None if loaded is None else loaded.helium_kernels_name().decode()
+
+
+def vectorized() -> bool:
+    """Whether vector code of ours runs here, and not plain C++ alone: ONNX Runtime's kernels outrun that."""
+    return instruction_set() not in (None, "generic")

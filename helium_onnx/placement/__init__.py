@@ -18,6 +18,7 @@ from helium_onnx.placement.assigned import Assignment, assign, versions
 from helium_onnx.placement.graph import Node, nodes
 from helium_onnx.placement.partitions import partitions
 from helium_onnx.placement.tables import TABLES, OperatorTable
+from helium_onnx.runtimes.packaged import unloadable
 from helium_onnx.runtimes.providers import CPU, PROVIDERS, bundle_provider
 
 #: All that can be asked for: those that run bundles, and those that have a table alone.
@@ -189,7 +190,9 @@ def _graphs(bundle: Bundle, provider: str) -> tuple[list[str], dict[str, str]]:
     looked: list[str] = []
     skipped: dict[str, str] = {}
     for name in bundle.manifest.graphs:
-        if name not in contract.NATIVE_GRAPHS:
+        if provider == bundle.manifest.package.get("execution_provider") and (reason := unloadable(bundle)):
+            skipped[name] = reason
+        elif name not in contract.NATIVE_GRAPHS:
             looked.append(name)
         elif provider != CPU.name or bundle.manifest.recipe.get("execution_provider", CPU.name) != CPU.name:
             skipped[name] = "its operators are helium-onnx's own, for the bundle's own provider alone"

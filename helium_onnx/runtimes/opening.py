@@ -14,11 +14,12 @@ from helium_onnx.runtimes.cuda_session import CudaSession
 from helium_onnx.runtimes.graph_loading import checked_threads
 from helium_onnx.runtimes.native_session import NativeSession, can_run
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
+from helium_onnx.runtimes.packaged import check_graphs
 from helium_onnx.runtimes.providers import AUTO, CPU, CUDA, WEBGPU, bundle_provider
 from helium_onnx.runtimes.static_session import StaticSession, window_of
 from helium_onnx.runtimes.webgpu_session import WebGpuSession
 
-#: ``native``: those of helium_onnx/kernels. ``auto``: those where bundle and machine have them.
+#: ``native``: those of helium_onnx/kernels. ``auto``: those where the bundle has them, and the machine vector code.
 KernelChoice: TypeAlias = Literal["auto", "native", "onnxruntime"]
 
 
@@ -41,11 +42,13 @@ def open_session(
 
     Raises:
         UsageError: ``choice`` is none of the three.
+        BundleError: it is a package without the graphs that are run here.
         ProviderError: the bundle is for another provider, or the machine lacks what this one needs; native kernels
             were asked for, and bundle or machine lack them.
         And what loading raises.
     """
     choice = checked_choice(choice)
+    check_graphs(bundle)
     row = bundle_provider(bundle, provider)
     if row is CUDA:
         checked_threads(threads)
@@ -101,7 +104,7 @@ def runs_natively(bundle: Bundle, *, provider: str, choice: KernelChoice) -> boo
     possible = can_run(bundle)
     if choice == "native" and not possible:
         raise _not_native(bundle)
-    return possible and choice != "onnxruntime"
+    return possible and (choice == "native" or (choice == "auto" and kernels.vectorized()))
 
 
 def checked_choice(asked: str) -> KernelChoice:

@@ -16,7 +16,19 @@ from helium_onnx import cli
 from helium_onnx.generation.model import LanguageModel
 from helium_onnx.generation.sampling import SamplingOptions
 
-COMMANDS = ("export", "recipes", "generate", "inspect", "verify", "validate", "compare", "bench", "overflow", "doctor")
+COMMANDS = (
+    "export",
+    "recipes",
+    "generate",
+    "inspect",
+    "verify",
+    "validate",
+    "compare",
+    "bench",
+    "package",
+    "overflow",
+    "doctor",
+)
 
 
 class TestHelp:

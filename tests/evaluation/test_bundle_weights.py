@@ -53,6 +53,17 @@ def test_float32_is_the_checkpoint_to_the_bit(recipe: str, checkpoint: Checkpoin
         np.testing.assert_array_equal(stored.read(name), checkpoint.read(name), err_msg=name)
 
 
+@pytest.mark.parametrize("recipe", ["cuda-fp16", "qnn-fp16", "coreml-fp16"])
+def test_float16_is_the_checkpoint_rounded(recipe: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """As float32, whichever way round a matrix is stored."""
+    stored = weights(checkpoint, tmp_path, recipe)
+    for name in expected_tensors(checkpoint.config):
+        found = stored.read(name)
+        assert found.dtype == np.float32 and found.flags.c_contiguous
+        rounded = checkpoint.read(name).astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(found, rounded, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("recipe", "bound"),
     [

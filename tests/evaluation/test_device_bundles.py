@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import tiny
 from command_line import invoke
@@ -29,6 +30,7 @@ from helium_onnx.evaluation.bundle_weights import BundleWeights
 from helium_onnx.evaluation.parity import Difference, ParityReport, ParityRow
 from helium_onnx.recipe import MatrixSettings, Quantization, Recipe, load_recipe
 from helium_onnx.runtimes.cuda_driver import CudaReport, DeviceInfo
+from helium_onnx.runtimes.providers import COREML
 
 sys.path.append(str(Path(__file__).parents[1] / "runtimes"))
 
@@ -91,6 +93,26 @@ def test_a_bundle_for_the_cpu_asks_for_no_gpu(sample_bundle_fp32: Path, monkeypa
     bundle = Bundle.open(sample_bundle_fp32)
     device.check_device(bundle)
     assert device.device_name(bundle) is None
+
+
+def test_a_bundle_for_an_npu_is_measured_on_the_cpu(
+    sample_checkpoint: Path, export_sample: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it cannot run, that is said before the reference is computed, and --provider cpu runs the same graphs."""
+    bundle = export_sample("coreml-fp16")
+    assert device.device_name(Bundle.open(bundle)) == "CoreMLExecutionProvider"
+    options = ("--against", sample_checkpoint, "--text", VALID, "--limit", 1, "--max-tokens", 80, "--max-new-tokens", 4)
+    result = invoke("validate", bundle, *options, "--provider", "cpu", "--json")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)["figures"]
+    assert figures["kl"]["value"] < 1e-4 and figures["same_top1"]["value"] > 0.95
+    result = invoke("validate", bundle, "--against", sample_checkpoint, "--provider", "cpu", "--max-new-tokens", 4)
+    assert result.exit_code == 0 and "passed" in result.stdout
+    if COREML.onnxruntime_name not in onnxruntime.get_available_providers():
+        monkeypatch.setattr(measure, "stream", None)
+        result = invoke("compare", bundle, *options)
+        assert result.exit_code == 1
+        assert "coreml cannot be loaded" in result.stderr and "--provider cpu" in result.stderr
 
 
 @pytest.mark.usefixtures("with_gpu")

@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import get_args
 
 import bundles
 import numpy as np
@@ -25,7 +26,7 @@ from helium_onnx.runtimes import checked_files, opening
 from helium_onnx.runtimes.cuda_session import CudaSession
 from helium_onnx.runtimes.native_session import NativeSession, can_run
 from helium_onnx.runtimes.onnxruntime_session import OnnxRuntimeSession
-from helium_onnx.runtimes.opening import open_session, runs_natively
+from helium_onnx.runtimes.opening import KernelChoice, open_session, runs_natively
 
 pytestmark = pytest.mark.usefixtures("native_kernels")
 FOUR = MatrixSettings(4, 32)
@@ -63,6 +64,13 @@ def test_auto_is_native_where_it_can_be(bundle: Bundle, sample_bundle_fp32: Path
         assert isinstance(other, OnnxRuntimeSession)
     with contextlib.closing(open_session(Bundle.open(sample_bundle_fp32), cache=False)) as other:
         assert isinstance(other, OnnxRuntimeSession)
+
+
+def test_auto_leaves_plain_cpp_for_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on ARM64, where our kernels have no vector code."""
+    monkeypatch.setattr(kernels, "instruction_set", lambda: "generic")
+    found = {choice: runs_natively(bundle, provider="auto", choice=choice) for choice in get_args(KernelChoice)}
+    assert found == {"auto": False, "native": True, "onnxruntime": False}
 
 
 def test_without_the_library_it_is_onnxruntime(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def storable(scale: Tensor, settings: MatrixSettings) -> Tensor:
             f"weights are too large for scales in {settings.scales}",
             found=f"a block of weights up to {most * (1 << settings.bits):.2g}",
             expected=f"scales up to {torch.finfo(narrow).max:g}",
-            remedy='set scales = "float32" in the recipe; for a GPU choose --recipe cuda-bf16',
+            remedy='set scales = "float32" in a recipe for the CPU; for a GPU choose --recipe cuda-bf16',
         )
     least = torch.full_like(scale, torch.finfo(narrow).smallest_normal * torch.finfo(narrow).eps)
     return torch.where(rounded == 0, least.copysign(scale), rounded)
