@@ -11,6 +11,7 @@
 #                  emulator
 #   make web       the browser's package: types, build, unit tests (Node 20 and npm)
 #   make web-e2e   the same package in headless Chromium, beside Python
+#   make targets   holds docs/targets.md against the results of these tests; run it last
 #   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours);
 #                  writes docs/performance.md and its charts anew
 
@@ -21,9 +22,13 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Processes that share the files of the suite. Many tests start processes with a thread for each core themselves.
+WORKERS ?= 2
+# Results lie in out/results: docs/targets.md is written from them.
+PYTEST := $(BIN)/python -m pytest --junitxml=out/results
 DEMO := out/helium-docs-7m-int4
 
-.PHONY: demo test install lint check interop providers web web-e2e bench clean
+.PHONY: demo test install lint check interop providers web web-e2e targets bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -32,7 +37,7 @@ $(DEMO)/helium.json: $(VENV)/.export
 	@$(BIN)/helium-onnx export samples/helium-docs-7m $(DEMO) --recipe cpu-int4 --force
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)/tests.xml --numprocesses $(WORKERS) --dist loadfile
 
 install: $(VENV)/.dev
 
@@ -45,21 +50,24 @@ check: $(VENV)/.dev
 
 interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/environments.py
-	HELIUM_REQUIRE_CLIENTS=1 $(BIN)/python -m pytest tests/interop
+	HELIUM_REQUIRE_CLIENTS=1 $(PYTEST)/interop.xml tests/interop
 
 # Beside the environment, and without what they ask for: onnxruntime is there, and of the rest they import nothing.
 providers: $(VENV)/.dev
 	$(PIP) --no-deps --upgrade --target out/clients/webgpu onnxruntime-ep-webgpu==0.4.0
 	$(PIP) --no-deps --upgrade --target out/clients/qnn onnxruntime-qnn==2.7.0
-	HELIUM_REQUIRE_WEBGPU=1 $(BIN)/python -m pytest tests/runtimes/test_webgpu_session.py
-	HELIUM_REQUIRE_QNN=1 PYTHONPATH=$(CURDIR)/out/clients/qnn $(BIN)/python -m pytest tests/runtimes/test_qnn.py \
-		tests/placement/test_qnn_emulator.py
+	HELIUM_REQUIRE_WEBGPU=1 $(PYTEST)/webgpu.xml tests/runtimes/test_webgpu_session.py
+	HELIUM_REQUIRE_QNN=1 PYTHONPATH=$(CURDIR)/out/clients/qnn $(PYTEST)/qnn.xml tests/runtimes/test_qnn.py \
+		tests/placement/test_qnn_emulator.py tests/packaging tests/cli/test_package_command.py
 
 web:
 	cd runtimes/web && npm ci --no-audit --no-fund && npm run check && npm run build && npm test
 
 web-e2e: web $(VENV)/.dev
 	cd runtimes/web && HELIUM_PYTHON=$(CURDIR)/$(BIN)/python npm run e2e
+
+targets: $(VENV)/.dev
+	$(BIN)/python tests/targets/page.py --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/main_job.py

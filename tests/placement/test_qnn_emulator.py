@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from command_line import PROGRAM
+from placement_record import share
 
 from helium_onnx.placement import by_table
 from helium_onnx.placement.graph import nodes
@@ -47,7 +48,9 @@ def inspected(bundle: Path, environment: dict[str, str]) -> dict[str, Any]:
     return info
 
 
-def test_free_shapes_are_left_but_for_a_scalar(sample_bundle_fp32: Path, environment: dict[str, str]) -> None:
+def test_free_shapes_are_left_but_for_a_scalar(
+    sample_bundle_fp32: Path, environment: dict[str, str], record_property: Callable[[str, object], None]
+) -> None:
     info = inspected(sample_bundle_fp32, environment)
     assert "it takes no MatMul of prefill" in info["problem"]
     for name in ("prefill", "decode"):
@@ -56,9 +59,12 @@ def test_free_shapes_are_left_but_for_a_scalar(sample_bundle_fp32: Path, environ
         assert sorted(graph["names"]) == sorted(table["names"])
         assert graph["partitions"] == 1
         assert {operator for operator, count in graph["operators"].items() if count["taken"]} == {"Squeeze", "Cast"}
+    record_property("placement", share("cpu-fp32", info))
 
 
-def test_fixed_shapes_are_taken_whole(export_sample: Callable[[str], Path], environment: dict[str, str]) -> None:
+def test_fixed_shapes_are_taken_whole(
+    export_sample: Callable[[str], Path], environment: dict[str, str], record_property: Callable[[str, object], None]
+) -> None:
     bundle = export_sample("qnn-fp16")
     info = inspected(bundle, environment)
     assert info["problem"] is None
@@ -67,3 +73,4 @@ def test_fixed_shapes_are_taken_whole(export_sample: Callable[[str], Path], envi
         assert (graph["share"], graph["partitions"], graph["left"]) == (1.0, 1, [])
         table = by_table(nodes(bundle / graph["file"]), TABLES["qnn"])
         assert (table["taken"], table["partitions"]) == (graph["taken"], 1)
+    record_property("placement", share("qnn-fp16", info))

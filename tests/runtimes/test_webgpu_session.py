@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import webgpu_environment
 from command_line import PROGRAM
+from placement_record import share
 
 from helium_onnx.bundle import Bundle
 from helium_onnx.errors import ProviderError
@@ -58,7 +59,9 @@ def test_rows_of_different_lengths_and_restored_slots(ran: dict[str, Any]) -> No
     assert ran["lengths"] == [6, 32]
 
 
-def test_the_table_says_at_least_what_onnx_runtime_assigned(ran: dict[str, Any], sample_bundle_fp32: Path) -> None:
+def test_the_table_says_at_least_what_onnx_runtime_assigned(
+    ran: dict[str, Any], sample_bundle_fp32: Path, record_property: Callable[[str, object], None]
+) -> None:
     info = ran["placement"]
     assert info["method"] == "onnxruntime"
     assert "onnxruntime-ep-webgpu 0.4.0" in info["source"]
@@ -68,6 +71,7 @@ def test_the_table_says_at_least_what_onnx_runtime_assigned(ran: dict[str, Any],
         assert graph["operators"]["MatMul"] == {"nodes": 43, "taken": 43}
         assert graph["operators"]["com.microsoft.GroupQueryAttention"]["taken"] == 6
         assert 0 < graph["partitions"] <= 3
+    record_property("placement", share("cpu-fp32", info))
 
 
 def test_generate_on_the_command_line(sample_bundle_fp32: Path) -> None:
