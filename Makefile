@@ -9,6 +9,7 @@
 #                  chromium)
 #   make providers the execution providers that are packages of their own: WebGPU on a software GPU (chromium's), QNN on its
 #                  emulator
+#   make arm64     the runtime on an imitated ARM64 processor (Debian's qemu-user-static; skipped without)
 #   make web       the browser's package: types, build, unit tests (Node 20 and npm)
 #   make web-e2e   the same package in headless Chromium, beside Python
 #   make targets   holds docs/targets.md against the results of these tests; run it last
@@ -28,7 +29,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest --junitxml=out/results
 DEMO := out/helium-docs-7m-int4
 
-.PHONY: demo test install lint check interop providers web web-e2e targets bench clean
+.PHONY: demo test install lint check interop providers arm64 web web-e2e targets bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -59,6 +60,9 @@ providers: $(VENV)/.dev
 	HELIUM_REQUIRE_WEBGPU=1 $(PYTEST)/webgpu.xml tests/runtimes/test_webgpu_session.py
 	HELIUM_REQUIRE_QNN=1 PYTHONPATH=$(CURDIR)/out/clients/qnn $(PYTEST)/qnn.xml tests/runtimes/test_qnn.py \
 		tests/placement/test_qnn_emulator.py tests/packaging tests/cli/test_package_command.py
+
+arm64: $(VENV)/.dev
+	$(BIN)/python tests/arm64/run.py out/results
 
 web:
 	cd runtimes/web && npm ci --no-audit --no-fund && npm run check && npm run build && npm test
