@@ -1,3 +1,4 @@
+import { relative, resolve } from "node:path";
 import { defineConfig } from "vitest/config";
 
 // One machine's cores: file after file.
@@ -5,6 +6,18 @@ export default defineConfig({
   test: {
     include: ["e2e/*.test.ts"],
     globalSetup: "e2e/global-setup.ts",
+    // docs/targets.md is written from the results, by paths from the repository's root.
+    reporters: [
+      "default",
+      [
+        "junit",
+        {
+          outputFile: "../../out/results/web.xml",
+          classnameTemplate: ({ filepath }: { filepath: string }) =>
+            relative(resolve(import.meta.dirname, "../.."), filepath),
+        },
+      ],
+    ],
     fileParallelism: false,
     testTimeout: 120_000,
   },

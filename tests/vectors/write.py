@@ -2,12 +2,14 @@
 
     python tests/vectors/write.py
 
-writes ``sampling.json``, ``stopping.json`` and ``tokenizer.json`` beside this file, the same bytes each time.
+writes ``matrices.json``, ``sampling.json``, ``stopping.json`` and ``tokenizer.json`` beside this file, the same bytes
+each time.
 Logits are not stored: each is made from 24 bits of SplitMix64, exactly, in float32.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import tokenizers
 from numpy.typing import NDArray
 
@@ -114,9 +118,10 @@ def stopping() -> list[dict[str, Any]]:
 
 
 def tokenizer() -> dict[str, list[Any]]:
-    """``texts``: each with its ids. ``lines``: SHA-256 of the ids (little-endian int32) of each evaluation text.
+    """``texts``: each with its ids. ``special``: with ``parse_special``, where that gives others.
 
-    ``streams``: prompt ids, the ids that follow, and the text that each of them completes.
+    ``lines``: SHA-256 of the ids (little-endian int32) of each evaluation text. ``streams``: prompt ids, the ids that
+    follow, and the text that each of them completes.
     """
     ours = Tokenizer.from_folder(CHECKPOINT, vocab_size=6000, bos_token_id=1, eos_token_ids=(2,))
     library = tokenizers.Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
@@ -145,7 +150,14 @@ def tokenizer() -> dict[str, list[Any]]:
             streams.append(read(ours, prompt_ids, encode(text)[1:]))
         for _ in range(8):  # any ids: halves of characters, control tokens, the unknown token
             streams.append(read(ours, prompt_ids, [draw.randrange(300) for _ in range(20)]))
-    return {"texts": [{"text": text, "ids": encode(text)} for text in texts], "lines": digests, "streams": streams}
+    special = []
+    names = ["</s></s>", " </s> a", "a</s>\n<s>b", "<pad>x<unk>é", "</s", "<0xE2><0x82><0xAC>", "x</s>日本", "a</s> b"]
+    for text in [*texts, *names]:
+        ids = ours.encode(text, parse_special=True)
+        if ids != ours.encode(text):
+            special.append({"text": text, "ids": ids})
+    rows = [{"text": text, "ids": encode(text)} for text in texts]
+    return {"texts": rows, "special": special, "lines": digests, "streams": streams}
 
 
 def read(ours: Tokenizer, prompt_ids: list[int], ids: list[int]) -> dict[str, Any]:
@@ -153,9 +165,89 @@ def read(ours: Tokenizer, prompt_ids: list[int], ids: list[int]) -> dict[str, An
     return {"prompt_ids": prompt_ids, "ids": ids, "pieces": [stream.push(token_id) for token_id in ids]}
 
 
+def matrices() -> list[dict[str, Any]]:
+    """Cases: a graph of one MatMulNBits, the file of its weights, and the float32 matrix ``[K, N]``; all in base64.
+
+    The matrix is held against what ONNX Runtime answers to the identity.
+    """
+    draw = np.random.default_rng(6)
+    cases = []
+    for bits, k, n, block_size, half, zero_points in (
+        (4, 64, 5, 16, True, True),
+        (4, 40, 3, 16, False, True),  # three blocks: half a byte of zero points, half a block of weights
+        (4, 32, 4, 32, True, False),
+        (8, 48, 5, 16, True, False),
+        (8, 40, 3, 32, False, True),
+    ):
+        blocks = -(-k // block_size)
+        scales = draw.uniform(-0.1, 0.1, (n, blocks)).astype(np.float16 if half else np.float32)
+        scales[0, 0] = 6e-8 if half else scales[0, 0]  # a subnormal number
+        weights = {
+            "weight": draw.integers(0, 256, (n, blocks, block_size * bits // 8), np.uint8),
+            "scales": scales,
+            "zero_points": draw.integers(0, 256, (n, -(-blocks * bits // 8)), np.uint8),
+        }
+        if not zero_points:
+            del weights["zero_points"]
+        file, model = _quantized_graph(weights, {"K": k, "N": n, "bits": bits, "block_size": block_size})
+        embedded = onnx.load_model_from_string(model.SerializeToString())
+        for tensor, array in zip(embedded.graph.initializer, weights.values(), strict=True):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        session = ort.InferenceSession(embedded.SerializeToString())
+        [answer] = session.run(None, {"x": np.eye(k, dtype=np.float32)})
+        zeros = _unpacked(weights.get("zero_points", np.full((n, blocks), 2 ** (bits - 1))), bits, zero_points)[
+            :, :blocks
+        ]
+        values = _unpacked(weights["weight"].reshape(n, -1), bits, True).reshape(n, blocks, block_size)
+        rows = (values - zeros[..., None]).astype(np.float32) * scales.astype(np.float32)[..., None]
+        matrix = rows.reshape(n, -1)[:, :k].T
+        np.testing.assert_allclose(matrix, answer, rtol=1e-6)
+        texts = (model.SerializeToString(), file, matrix.astype("<f4").tobytes())
+        cases.append(
+            dict(zip(("graph", "weights", "matrix"), (base64.b64encode(text).decode() for text in texts), strict=True))
+        )
+    return cases
+
+
+def _unpacked(packed: NDArray[Any], bits: int, is_packed: bool) -> NDArray[np.int64]:
+    """Numbers of ``bits`` in each row of bytes, the low bits first."""
+    if bits == 8 or not is_packed:
+        return packed.astype(np.int64)
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1).astype(np.int64)
+
+
+def _quantized_graph(weights: dict[str, NDArray[Any]], shape: dict[str, int]) -> tuple[bytes, onnx.ModelProto]:
+    """As bundles have it: weights in a file beside the graph, scales in float16 cast in the graph."""
+    file = b""
+    initializers = []
+    for name, array in weights.items():
+        tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
+        tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        for key, value in (("location", "weights"), ("offset", len(file)), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        initializers.append(tensor)
+        file += array.tobytes() + b"\0" * 3  # so that the next one begins anywhere
+    inputs = ["x", *weights]
+    nodes = []
+    if weights["scales"].dtype == np.float16:
+        nodes.append(onnx.helper.make_node("Cast", ["scales"], ["scales.cast"], to=onnx.TensorProto.FLOAT))
+        inputs[2] = "scales.cast"
+    nodes.append(onnx.helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", accuracy_level=1, **shape))
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "one_matrix",
+        [value("x", onnx.TensorProto.FLOAT, ["rows", shape["K"]])],
+        [value("y", onnx.TensorProto.FLOAT, ["rows", shape["N"]])],
+        initializers,
+    )
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("com.microsoft", 1)]
+    return file, onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
 def written() -> Iterator[tuple[str, str]]:
     """Names and texts of the files."""
-    for name, rows in (("sampling", sampling()), ("stopping", stopping())):
+    for name, rows in (("matrices", matrices()), ("sampling", sampling()), ("stopping", stopping())):
         yield f"{name}.json", _lines(rows) + "\n"
     parts = [f"{json.dumps(key)}: {_lines(rows)}" for key, rows in tokenizer().items()]
     yield "tokenizer.json", "{" + ",\n".join(parts) + "}\n"

@@ -83,12 +83,28 @@ function hold(results: Generated[], cases: Expected[]): void {
 }
 
 describe("a bundle in the browser", () => {
-  it.each(["cpu-fp32", "cpu-int4", "portable-fp32"])("gives Python's tokens on one thread: %s", async (recipe) => {
-    const cases = Object.values(expected[recipe]!);
-    const { info, results } = await generated(await opened(plain), recipe, cases);
-    expect(info).toMatchObject({ provider: "wasm", fallback: null, threads: 1, recipe, cache: "stored" });
-    expect(info.threadsReason).toMatch(/^1 thread: .*Cross-Origin-Embedder-Policy/);
-    hold(results, cases);
+  it.each(["cpu-fp32", "cpu-int4", "cpu-int8", "portable-fp32"])(
+    "gives Python's tokens on one thread: %s",
+    async (recipe) => {
+      const cases = Object.values(expected[recipe]!);
+      const { info, results } = await generated(await opened(plain), recipe, cases);
+      expect(info).toMatchObject({ provider: "wasm", fallback: null, threads: 1, recipe, cache: "stored" });
+      expect(info.expanded).toBe(recipe.startsWith("cpu-int"));
+      expect(info.threadsReason).toMatch(/^1 thread: .*Cross-Origin-Embedder-Policy/);
+      hold(results, cases);
+    },
+  );
+
+  it("gives the same tokens from weights that stay quantized, in less memory", async () => {
+    const cases = [expected["cpu-int4"]!["stopped"]!, expected["cpu-int4"]!["sampled"]!];
+    const page = await opened(plain);
+    const [expanded, asStored] = [
+      await generated(page, "cpu-int4", cases),
+      await generated(page, "cpu-int4", cases, { expandWeights: false }),
+    ];
+    expect([expanded.info.expanded, asStored.info.expanded]).toEqual([true, false]);
+    hold(asStored.results, cases);
+    expect(asStored.memory.heapBytes).toBeLessThan(expanded.memory.heapBytes! - 10e6);
   });
 
   it("gives Python's tokens on several threads, which it counts", async () => {
@@ -252,19 +268,24 @@ describe("downloads", () => {
     expect(plain.requests.filter((path) => path === weights)).toHaveLength(2);
   });
 
-  it("that the browser's disk damaged are fetched again", async () => {
+  it("that the browser's disk damaged, or that are of an earlier bundle, are replaced", async () => {
     const page = await opened(plain);
     await generated(page, "cpu-fp32", []);
     const changed = await page.evaluate(async () => {
       const cache = await caches.open("helium-onnx");
       const key = (await cache.keys()).find((request) => request.url.includes("model.onnx_data"))!;
       await cache.put(key, new Response("rotten"));
+      await cache.put(key.url.replace(/[^=]*$/, "earlier"), new Response("old"));
       return key.url;
     });
     expect(changed).toMatch(/\?sha256=[0-9a-f]{64}$/);
     const { info } = await generated(page, "cpu-fp32", []);
     expect(info.cache).toBe("stored");
     expect(plain.requests.filter((path) => path === weights)).toHaveLength(2);
+    const kept = await page.evaluate(async () =>
+      (await (await caches.open("helium-onnx")).keys()).map(({ url }) => url),
+    );
+    expect(kept.filter((url) => url.includes("model.onnx_data"))).toEqual([changed]);
   });
 
   it.each([

@@ -28,7 +28,7 @@ from helium_onnx.runtimes.key_value_cache import GrowingPast
 from helium_onnx.runtimes.session import Past, Phase
 
 CHECKPOINT = Path(__file__).parents[3] / "samples/helium-docs-7m"
-RECIPES = ("cpu-fp32", "cpu-int4", "portable-fp32")
+RECIPES = ("cpu-fp32", "cpu-int4", "cpu-int8", "portable-fp32")
 GREEDY: GenerationOptions = {"max_new_tokens": 200, "ignore_eos": True}
 SAMPLED: GenerationOptions = {"max_new_tokens": 100, "temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.01,
                               "repetition_penalty": 1.1, "seed": 2024, "ignore_eos": True}  # fmt: skip

@@ -2,7 +2,7 @@
 import { GRAPH, WEIGHTS_FILE } from "./bundle.js";
 import { WASM_LIMIT_BYTES } from "./engine.js";
 import { HeliumError } from "./errors.js";
-import { fileRecord, type Manifest } from "./manifest.js";
+import { fileRecord, type GraphRecord, type Manifest } from "./manifest.js";
 import { cacheBytes } from "./wasm-engine.js";
 
 /** `asked`, or the model's. Throws a UsageError. */
@@ -30,8 +30,7 @@ export function checkRunsHere(manifest: Manifest, contextLength: number): void {
       remedy: "export with the recipe cpu-int4 or cpu-fp32",
     });
   }
-  const caches = graph.inputs.filter((spec) => spec.name.startsWith("past_key_values."));
-  const cache = caches.reduce((sum, spec) => sum + cacheBytes(spec, contextLength), 0);
+  const cache = wholeCacheBytes(graph, contextLength);
   const weights = fileRecord(manifest, WEIGHTS_FILE).size;
   if (weights + cache >= WASM_LIMIT_BYTES) {
     throw new HeliumError("ResourceError", "The bundle is too large for a browser", {
@@ -40,6 +39,19 @@ export function checkRunsHere(manifest: Manifest, contextLength: number): void {
       remedy: "take the recipe cpu-int4, or a smaller contextLength",
     });
   }
+}
+
+/** Quantized weights up to here are expanded unasked: while they are loaded, the page holds them once more. */
+const EXPANDED_LIMIT_BYTES = 2 ** 30;
+
+/** Whether weights that take `bytes` in float32 may be expanded unasked: while they are packed, they are there twice. */
+export function mayExpand(bytes: number, graph: GraphRecord, contextLength: number): boolean {
+  return bytes <= EXPANDED_LIMIT_BYTES && 2 * bytes + wholeCacheBytes(graph, contextLength) < WASM_LIMIT_BYTES;
+}
+
+function wholeCacheBytes(graph: GraphRecord, contextLength: number): number {
+  const caches = graph.inputs.filter((spec) => spec.name.startsWith("past_key_values."));
+  return caches.reduce((sum, spec) => sum + cacheBytes(spec, contextLength), 0);
 }
 
 function gigabytes(bytes: number): string {

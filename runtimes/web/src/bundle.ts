@@ -156,6 +156,7 @@ class UrlReader {
     const response = await this.#fetch(url);
     const data = await collect(response.body!, record, url, (bytes) => onBytes("download", bytes));
     await checkDigest(record, data, url);
+    await this.#store?.delete(url, { ignoreSearch: true }).catch(() => false); // of an earlier bundle at this address
     await this.#keep(key, data);
     return data;
   }

@@ -12,6 +12,8 @@ export interface GenerationOptions extends SamplingOptions {
   stop?: string | readonly string[];
   /** Go on after the eos token; false. */
   ignoreEos?: boolean;
+  /** Let `</s>` and other control tokens in the prompt count as such: only for text that no user wrote; false. */
+  parseSpecial?: boolean;
 }
 
 /** `eos`: the model ended the text. `stop`: a stop string did. `length`: maxNewTokens. `interrupted`: the caller. */
@@ -55,7 +57,7 @@ export function checkedRequest(
   prompt: string,
   options: GenerationOptions,
 ): Request {
-  const { maxNewTokens = 128, stop = [], ignoreEos = false } = options;
+  const { maxNewTokens = 128, stop = [], ignoreEos = false, parseSpecial = false } = options;
   const sampling = checkedSampling(options);
   if (!Number.isSafeInteger(maxNewTokens) || maxNewTokens < 1) {
     throw new HeliumError("UsageError", "maxNewTokens has a value that it cannot have", {
@@ -65,7 +67,7 @@ export function checkedRequest(
   }
   const strings = typeof stop === "string" ? [stop] : [...stop];
   new StopStrings(strings); // throws
-  const promptIds = tokenizer.encode(prompt);
+  const promptIds = tokenizer.encode(prompt, parseSpecial);
   const room = contextLength - promptIds.length;
   if (maxNewTokens > room) {
     throw new HeliumError("ContextOverflowError", "The prompt and the new tokens do not fit the context", {

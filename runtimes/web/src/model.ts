@@ -14,6 +14,11 @@ export interface LoadOptions {
   threads?: number;
   /** Bounds prompt and new tokens, and the memory of keys and values. Default: the model's. */
   contextLength?: number;
+  /**
+   * Turn quantized weights into float32 in memory, which WebAssembly computes with several times faster (WebGPU leaves
+   * them as they are). Default: where that takes 1 GiB at most.
+   */
+  expandWeights?: boolean;
   /** Keep the bundle in the Cache API, so that the next load needs no download. Default true. */
   cache?: boolean;
   onProgress?: (progress: LoadProgress) => void;
@@ -45,11 +50,11 @@ export async function load(folder: BundleFolder, options: LoadOptions = {}): Pro
     else if (data.type === "loaded") resolve(new LanguageModel(worker, data.info));
     else if (data.type === "load-failed") reject(HeliumError.fromPlain(data.error));
   };
-  const { provider = "wasm", threads = null, contextLength = null, cache = true } = options;
+  const { provider = "wasm", threads = null, contextLength = null, expandWeights = null, cache = true } = options;
   worker.postMessage({
     type: "load",
     source,
-    options: { provider, threads, contextLength, cache },
+    options: { provider, threads, contextLength, expandWeights, cache },
   } satisfies ToWorker);
   try {
     return await promise;
@@ -219,7 +224,7 @@ class TextStreamState {
 
 async function asSource(folder: BundleFolder): Promise<BundleSource> {
   if (typeof folder === "string" || folder instanceof URL) {
-    return { url: new URL(folder, document.baseURI).href };
+    return { url: addressOf(folder) };
   }
   if ("kind" in folder && folder.kind === "directory") {
     return { files: await filesOf(folder, "") };
@@ -232,6 +237,17 @@ async function asSource(folder: BundleFolder): Promise<BundleSource> {
       file,
     })),
   };
+}
+
+function addressOf(folder: string | URL): string {
+  try {
+    return new URL(folder, document.baseURI).href;
+  } catch {
+    throw new HeliumError("DownloadError", "The bundle's folder is no address", {
+      found: folder,
+      expected: "a URL, or a path relative to the page",
+    });
+  }
 }
 
 function insideBundle(name: string): string {

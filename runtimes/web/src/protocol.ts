@@ -9,6 +9,8 @@ export interface ModelInfo {
   provider: "wasm" | "webgpu";
   /** Where it is not what was asked for: why. */
   fallback: string | null;
+  /** Whether quantized weights are float32 in memory. */
+  expanded: boolean;
   /** Threads that WebAssembly computes with. */
   threads: number;
   /** Why there is only one, where the caller did not ask for one. */
@@ -31,6 +33,7 @@ export interface WorkerOptions {
   provider: "wasm" | "webgpu";
   threads: number | null;
   contextLength: number | null;
+  expandWeights: boolean | null;
   cache: boolean;
 }
 

@@ -3,28 +3,18 @@
  * that is, as the `tokenizers` library, but for two things: control tokens that a user typed are text, and bytes that
  * are no character become U+FFFD without ending the stream.
  */
+import { checkPlain, splitAtTokens, type AddedToken } from "./added-tokens.js";
 import { HeliumError } from "./errors.js";
+import { KNOWN, normalizer, splitPattern, steps, templatePrefix, unsupported, type Step } from "./tokenizer-spec.js";
 
 /** What the library takes off the lowest score of the vocabulary for a character that is in no piece. */
 const UNKNOWN_PENALTY = 10;
 const BYTE_PIECE = /^<0x([0-9A-F]{2})>$/;
 
-interface AddedToken {
-  id: number;
-  content: string;
-  special: boolean;
-  normalized: boolean;
-  single_word: boolean;
-  lstrip: boolean;
-  rstrip: boolean;
-}
-
 interface Node {
   next: Map<number, Node>;
   id: number;
 }
-
-type Step = (text: string) => string;
 
 export class Tokenizer {
   readonly bosTokenId: number | null;
@@ -36,8 +26,12 @@ export class Tokenizer {
   readonly #byteIds: (number | undefined)[] = [];
   readonly #byteOf = new Map<number, number>();
   readonly #special: Set<number>;
+  /** Of the pieces that a user's text is made of; names of control tokens and of bytes are not among them. */
   readonly #trie: Node = { next: new Map(), id: -1 };
+  /** Of all pieces: for text in which those names count. Made when first needed. */
+  #wholeTrie: Node | null = null;
   readonly #added: AddedToken[];
+  readonly #control: AddedToken[];
   readonly #normalize: Step;
   readonly #split: string | null;
   readonly #decodeReplacements: [string, string][] = [];
@@ -59,14 +53,8 @@ export class Tokenizer {
       for (const token of added) if (token.id >= vocab.length) this.#pieces[token.id] = token.content;
       this.#special = new Set(added.filter((token) => token.special).map((token) => token.id));
       this.#added = added.filter((token) => !token.special);
-      for (const token of this.#added) {
-        if (token.normalized || token.single_word || token.lstrip || token.rstrip) {
-          throw unsupported(
-            `added token ${JSON.stringify(token.content)} with options`,
-            "one that matches as it stands",
-          );
-        }
-      }
+      this.#control = added.filter((token) => token.special);
+      this.#added.forEach(checkPlain);
       if (spec.model.byte_fallback) {
         for (const [id, piece] of this.#pieces.entries()) {
           const match = BYTE_PIECE.exec(piece);
@@ -78,7 +66,9 @@ export class Tokenizer {
       }
       for (let id = 0; id < vocab.length; id++) {
         // Typed by a user, the name of a control token or of a byte is text.
-        if (!this.#special.has(id) && !this.#byteOf.has(id) && id !== this.#unkId) this.#insert(this.#pieces[id]!, id);
+        if (!this.#special.has(id) && !this.#byteOf.has(id) && id !== this.#unkId) {
+          insert(this.#trie, this.#pieces[id]!, id);
+        }
       }
       this.#normalize = normalizer(spec.normalizer);
       this.#split = splitPattern(spec.pre_tokenizer);
@@ -109,10 +99,11 @@ export class Tokenizer {
   }
 
   /**
-   * Token ids of `text`, after `<s>`. Throws a PromptError where `text` is no string, holds a lone surrogate, or gives
-   * no token at all.
+   * Token ids of `text`, after `<s>`. `parseSpecial` lets `</s>` and other control tokens in `text` count as such: only
+   * for text that no user wrote. Throws a PromptError where `text` is no string, holds a lone surrogate, or gives no
+   * token at all.
    */
-  encode(text: string): number[] {
+  encode(text: string, parseSpecial = false): number[] {
     if (typeof text !== "string") {
       throw new HeliumError("PromptError", "The prompt is no text", {
         found: `a ${typeof text}`,
@@ -127,9 +118,11 @@ export class Tokenizer {
       });
     }
     const ids = [...this.#prefix];
-    for (const part of this.#parts(text)) {
+    if (parseSpecial) this.#control.forEach(checkPlain);
+    const trie = parseSpecial ? this.#whole() : this.#trie;
+    for (const part of splitAtTokens(text, parseSpecial ? [...this.#added, ...this.#control] : this.#added)) {
       if (typeof part === "number") ids.push(part);
-      else for (const section of this.#sections(this.#normalize(part))) this.#viterbi(section, ids);
+      else for (const section of this.#sections(this.#normalize(part))) this.#viterbi(trie, section, ids);
     }
     if (ids.length === 0) {
       throw new HeliumError("PromptError", "The prompt is empty", { expected: "at least one character" });
@@ -160,34 +153,12 @@ export class Tokenizer {
     return encoder.encode(text);
   }
 
-  #insert(piece: string, id: number): void {
-    let node = this.#trie;
-    for (let i = 0; i < piece.length; i++) {
-      const unit = piece.charCodeAt(i);
-      let child = node.next.get(unit);
-      if (!child) node.next.set(unit, (child = { next: new Map(), id: -1 }));
-      node = child;
+  #whole(): Node {
+    if (this.#wholeTrie === null) {
+      this.#wholeTrie = { next: new Map(), id: -1 };
+      for (let id = 0; id < this.#scores.length; id++) insert(this.#wholeTrie, this.#pieces[id]!, id);
     }
-    node.id = id;
-  }
-
-  /** Text between added tokens, and the ids of those; of tokens that start at one place, the longest. */
-  *#parts(text: string): Generator<string | number> {
-    let start = 0;
-    for (let at = 0; at < text.length; ) {
-      let found: AddedToken | null = null;
-      for (const token of this.#added) {
-        if (text.startsWith(token.content, at) && token.content.length > (found?.content.length ?? 0)) found = token;
-      }
-      if (found === null) {
-        at++;
-        continue;
-      }
-      if (at > start) yield text.slice(start, at);
-      yield found.id;
-      start = at += found.content.length;
-    }
-    if (start < text.length) yield text.slice(start);
+    return this.#wholeTrie;
   }
 
   /** The pre-tokenizer: runs of the split pattern apart from the rest ("Contiguous"). */
@@ -199,7 +170,7 @@ export class Tokenizer {
   }
 
   /** The best segmentation of `text`, its ids appended to `ids`; characters in no piece as their bytes. */
-  #viterbi(text: string, ids: number[]): void {
+  #viterbi(trie: Node, text: string, ids: number[]): void {
     const size = text.length; // UTF-16 units: pieces begin and end between characters all the same
     const best = new Float64Array(size + 1);
     const from = new Int32Array(size + 1).fill(-1);
@@ -207,7 +178,7 @@ export class Tokenizer {
     for (let start = 0; start < size; ) {
       const width = text.codePointAt(start)! > 0xffff ? 2 : 1;
       let single = false;
-      let node: Node | undefined = this.#trie;
+      let node: Node | undefined = trie;
       for (let end = start + 1; end <= size; end++) {
         node = node.next.get(text.charCodeAt(end - 1));
         if (node === undefined) break;
@@ -241,8 +212,11 @@ export class Tokenizer {
         continue;
       }
       while (index + 1 < path.length && path[index + 1]![0] === this.#unkId) index++; // a run is one unknown
-      const bytes = [...encoder.encode(text.slice(start, path[index]![2]))].map((byte) => this.#byteIds[byte]);
-      if (bytes.every((known) => known !== undefined)) ids.push(...(bytes as number[]));
+      const unknown = text.slice(start, path[index]![2]);
+      const bytes = [...encoder.encode(unknown)].map((byte) => this.#byteIds[byte]);
+      if (trie === this.#wholeTrie && unknown === this.#pieces[this.#unkId])
+        ids.push(this.#unkId); // its own name
+      else if (bytes.every((known) => known !== undefined)) ids.push(...(bytes as number[]));
       else ids.push(this.#unkId);
     }
   }
@@ -282,48 +256,15 @@ export class TextStream {
   }
 }
 
-const encoder = new TextEncoder();
-const KNOWN = "the steps of Helium's tokenizer.json";
-
-function unsupported(found: string, expected: string): HeliumError {
-  return new HeliumError("TokenizerError", "The tokenizer is none of Helium's", { found, expected });
-}
-
-function steps(spec: unknown, list: string): any[] {
-  const step = spec as Record<string, unknown> | null;
-  if (step === null || step === undefined) return [];
-  return step["type"] === "Sequence" ? (step[list] as unknown[]) : [step];
-}
-
-function normalizer(spec: unknown): Step {
-  const done: Step[] = steps(spec, "normalizers").map((step): Step => {
-    if (step.type === "Prepend") return (text) => (text === "" ? "" : step.prepend + text);
-    if (step.type === "Replace" && typeof step.pattern?.String === "string") {
-      return (text) => text.replaceAll(step.pattern.String, () => step.content);
-    }
-    throw unsupported(`normalizer ${step.type}`, KNOWN);
-  });
-  return (text) => done.reduce((value, step) => step(value), text);
-}
-
-function splitPattern(spec: unknown): string | null {
-  const all = steps(spec, "pretokenizers");
-  if (all.length === 0) return null;
-  const [step] = all;
-  const plain = step.type === "Split" && typeof step.pattern?.String === "string" && !step.invert;
-  if (all.length > 1 || !plain || step.behavior !== "Contiguous")
-    throw unsupported(`pre-tokenizer ${step.type}`, KNOWN);
-  return step.pattern.String;
-}
-
-/** Ids that the post-processor puts before a text. */
-function templatePrefix(spec: unknown): number[] {
-  const prefix: number[] = [];
-  for (const step of steps(spec, "processors")) {
-    if (step.type !== "TemplateProcessing") throw unsupported(`post-processor ${step.type}`, KNOWN);
-    const at = step.single.findIndex((item: object) => "Sequence" in item);
-    if (at !== step.single.length - 1) throw unsupported("a template that appends tokens", KNOWN);
-    for (const item of step.single.slice(0, at)) prefix.push(...step.special_tokens[item.SpecialToken.id].ids);
+function insert(trie: Node, piece: string, id: number): void {
+  let node = trie;
+  for (let i = 0; i < piece.length; i++) {
+    const unit = piece.charCodeAt(i);
+    let child = node.next.get(unit);
+    if (!child) node.next.set(unit, (child = { next: new Map(), id: -1 }));
+    node = child;
   }
-  return prefix;
+  node.id = id;
 }
+
+const encoder = new TextEncoder();

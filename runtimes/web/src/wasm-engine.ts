@@ -61,9 +61,8 @@ const CHUNK = 64;
 
 export interface WasmEngineOptions {
   graph: Uint8Array;
-  weights: Uint8Array;
-  /** The name under which the graph speaks of its weights, relative to itself. */
-  weightsName: string;
+  /** Files of weights, under the names by which the graph speaks of them, relative to itself. */
+  files: Map<string, Uint8Array>;
   record: GraphRecord;
   vocabSize: number;
   contextLength: number;
@@ -97,13 +96,7 @@ export class WasmEngine implements Engine {
   #pastLength = 0;
   #cacheBytes = 0;
 
-  /** `factory` is the default export of onnxruntime-web's `ort-wasm-simd-threaded.mjs`. */
-  static async create(factory: WasmFactory, wasmUrl: string | null, options: WasmEngineOptions): Promise<WasmEngine> {
-    const module = await factory({
-      numThreads: options.threads,
-      ...(wasmUrl === null ? {} : { locateFile: () => wasmUrl }),
-    });
-    if (module._OrtInit(options.threads, 3) !== 0) throw lastError(module, "ONNX Runtime does not start");
+  static async create(module: WasmModule, options: WasmEngineOptions): Promise<WasmEngine> {
     return new WasmEngine(module, await openSession(module, options), options);
   }
 
@@ -251,6 +244,13 @@ export class WasmEngine implements Engine {
   }
 }
 
+/** `factory` is the default export of onnxruntime-web's `ort-wasm-simd-threaded.mjs`. */
+export async function startRuntime(factory: WasmFactory, wasmUrl: string, threads: number): Promise<WasmModule> {
+  const module = await factory({ numThreads: threads, locateFile: () => wasmUrl });
+  if (module._OrtInit(threads, 3) !== 0) throw lastError(module, "ONNX Runtime does not start");
+  return module;
+}
+
 /** Bytes of one key or value tensor over `length` tokens. Throws a BundleError for a type that is not known. */
 export function cacheBytes(spec: TensorSpec, length: number): number {
   const type = TYPES[spec.dtype];
@@ -271,7 +271,7 @@ async function openSession(module: WasmModule, options: WasmEngineOptions): Prom
   if (graph === 0 || settings === 0) throw lastError(module, "ONNX Runtime does not start");
   try {
     module.HEAPU8.set(options.graph, graph);
-    module.mountExternalData(options.weightsName, options.weights);
+    for (const [name, data] of options.files) module.mountExternalData(name, data);
     const session = await module._OrtCreateSession(graph, options.graph.length, settings);
     if (session === 0) throw lastError(module, "ONNX Runtime cannot load the bundle's graph");
     return session;

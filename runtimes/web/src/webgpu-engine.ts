@@ -37,7 +37,7 @@ export class WebGpuEngine implements Engine {
     try {
       const session = await ort.InferenceSession.create(options.graph, {
         executionProviders: ["webgpu"],
-        externalData: [{ path: options.weightsName, data: options.weights }],
+        externalData: [...options.files].map(([path, data]) => ({ path, data })),
         preferredOutputLocation: Object.fromEntries(onGpu),
         logSeverityLevel: 3,
       });

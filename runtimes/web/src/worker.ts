@@ -1,14 +1,15 @@
 /** The worker: loads a bundle and serves one request at a time, so that the page never waits. */
 import type * as Ort from "onnxruntime-web";
-import { checkedContextLength, checkRunsHere } from "./admission.js";
+import { checkedContextLength, checkRunsHere, mayExpand } from "./admission.js";
 import { GRAPH, readBundle, WEIGHTS_FILE } from "./bundle.js";
 import type { Engine } from "./engine.js";
 import { HeliumError, messageOf, type PlainError } from "./errors.js";
+import { expand, EXPANDED_NAME, expandedBytes } from "./expand.js";
 import { checkedRequest, generate } from "./generation.js";
 import type { FromWorker, Memory, ToWorker, WorkerOptions } from "./protocol.js";
 import { chooseThreads } from "./threads.js";
 import { Tokenizer } from "./tokenizer.js";
-import { WasmEngine, type WasmEngineOptions, type WasmFactory } from "./wasm-engine.js";
+import { startRuntime, WasmEngine, type WasmEngineOptions, type WasmFactory, type WasmModule } from "./wasm-engine.js";
 import { WebGpuEngine, whyNoWebGpu } from "./webgpu-engine.js";
 
 /** Made by the build: addresses of ONNX Runtime's files, which lie in a folder beside this one. */
@@ -51,12 +52,16 @@ async function load(source: Parameters<typeof readBundle>[0], options: WorkerOpt
     cores: navigator.hardwareConcurrency || 1,
   });
   let contextLength = 0;
+  let runtime: Promise<WasmModule> | null = null;
+  const startOnce = (): Promise<WasmModule> => (runtime ??= start(threads));
   const bundle = await readBundle(source, {
     cache: options.cache,
     onProgress: throttled((progress) => send({ type: "progress", progress })),
     admit: (manifest) => {
       contextLength = checkedContextLength(manifest, options.contextLength);
       checkRunsHere(manifest, contextLength);
+      // ONNX Runtime starts while the weights come; what it throws is thrown where it is needed.
+      if (options.provider === "wasm") startOnce().catch(() => undefined);
     },
   });
   const { manifest } = bundle;
@@ -64,10 +69,9 @@ async function load(source: Parameters<typeof readBundle>[0], options: WorkerOpt
   const weightsBytes = bundle.weights.length;
   const { totalBytes } = bundle;
   send({ type: "progress", progress: { step: "start", file: "", loadedBytes: totalBytes, totalBytes } });
-  const { engine, fallback } = await openEngine(options.provider, {
+  const { engine, fallback, expanded } = await openEngine(options, startOnce, {
     graph: bundle.graph,
-    weights: bundle.weights,
-    weightsName: WEIGHTS_FILE.split("/").at(-1)!,
+    files: new Map([[WEIGHTS_FILE.split("/").at(-1)!, bundle.weights]]),
     record: manifest.graphs[GRAPH]!,
     vocabSize: manifest.model_config.vocab_size,
     contextLength,
@@ -80,6 +84,7 @@ async function load(source: Parameters<typeof readBundle>[0], options: WorkerOpt
     info: {
       provider: engine.provider,
       fallback,
+      expanded,
       threads: engine.threads,
       threadsReason: engine.provider === "wasm" ? reason : null,
       contextLength,
@@ -94,23 +99,35 @@ async function load(source: Parameters<typeof readBundle>[0], options: WorkerOpt
 
 /** The engine that was asked for; or WebAssembly's, and why. */
 async function openEngine(
-  provider: WorkerOptions["provider"],
+  { provider, expandWeights }: WorkerOptions,
+  start: () => Promise<WasmModule>,
   options: WasmEngineOptions,
-): Promise<{ engine: Engine; fallback: string | null }> {
+): Promise<{ engine: Engine; fallback: string | null; expanded: boolean }> {
   let fallback: string | null = null;
   if (provider === "webgpu") {
     fallback = await whyNoWebGpu();
     if (fallback === null) {
       try {
         const ort = await imported<typeof Ort>(GPU_LIBRARY);
-        return { engine: await WebGpuEngine.create(ort, { mjs: GPU_SCRIPT, wasm: GPU_BINARY }, options), fallback };
+        const engine = await WebGpuEngine.create(ort, { mjs: GPU_SCRIPT, wasm: GPU_BINARY }, options);
+        return { engine, fallback, expanded: false };
       } catch (error) {
         fallback = messageOf(error);
       }
     }
   }
+  const bytes = expandedBytes(options.graph);
+  const expanded = bytes > 0 && (expandWeights ?? mayExpand(bytes, options.record, options.contextLength));
+  if (expanded) {
+    const { graph, matrices } = expand(options.graph, options.files.values().next().value!);
+    options = { ...options, graph, files: new Map([...options.files, [EXPANDED_NAME, matrices]]) };
+  }
+  return { engine: await WasmEngine.create(await start(), options), fallback, expanded };
+}
+
+async function start(threads: number): Promise<WasmModule> {
   const { default: factory } = await imported<{ default: WasmFactory }>(RUNTIME_SCRIPT);
-  return { engine: await WasmEngine.create(factory, RUNTIME_BINARY, options), fallback };
+  return await startRuntime(factory, RUNTIME_BINARY, threads);
 }
 
 async function imported<T>(script: string): Promise<T> {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { checkedContextLength, checkRunsHere } from "../src/admission.js";
+import { checkedContextLength, checkRunsHere, mayExpand } from "../src/admission.js";
 import type { Manifest, TensorSpec } from "../src/manifest.js";
 
 /** Helium 2 B's sizes: 24 layers of 20 heads of 128. */
@@ -50,6 +50,15 @@ describe("checkRunsHere", () => {
 
   it("refuses a manifest without weights", () => {
     expect(() => checkRunsHere({ ...manifest(1), files: [] }, 1)).toThrow(/no onnx\/model\.onnx_data in helium\.json/);
+  });
+});
+
+describe("mayExpand", () => {
+  it("is for weights that fit the memory twice beside keys and values", () => {
+    const graph = manifest(1).graphs["prefill"]!;
+    expect(mayExpand(1e9, graph, 4096)).toBe(true); // 2.01 GB of keys and values
+    expect(mayExpand(1e9, graph, 4700)).toBe(false);
+    expect(mayExpand(1.1e9, graph, 1)).toBe(false);
   });
 });
 

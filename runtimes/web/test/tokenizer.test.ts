@@ -8,6 +8,7 @@ const config = JSON.parse(readText("samples/helium-docs-7m/config.json"));
 const tokenizer = new Tokenizer(json, config);
 const vectors: {
   texts: { text: string; ids: number[] }[];
+  special: { text: string; ids: number[] }[];
   lines: string[];
   streams: { prompt_ids: number[]; ids: number[]; pieces: string[] }[];
 } = JSON.parse(readText("tests/vectors/tokenizer.json"));
@@ -15,6 +16,10 @@ const vectors: {
 describe("Tokenizer", () => {
   it.each(vectors.texts)("encodes $text as Python does", ({ text, ids }) => {
     expect(tokenizer.encode(text)).toEqual(ids);
+  });
+
+  it.each(vectors.special)("encodes $text with control tokens as Python does", ({ text, ids }) => {
+    expect(tokenizer.encode(text, true)).toEqual(ids);
   });
 
   it("encodes every evaluation text as Python does", () => {
