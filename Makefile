@@ -13,6 +13,8 @@
 #   make web       the browser's package: types, build, unit tests (Node 20 and npm)
 #   make web-e2e   the same package in headless Chromium, beside Python
 #   make targets   holds docs/targets.md against the results of these tests; run it last
+#   make web-chat  a page that continues texts in your browser: exports the sample, builds, serves it on
+#                  http://localhost:4173; make web-chat-e2e tests it in headless Chromium
 #   make bench     measurements beside other runtimes (a random 2.17 B checkpoint, peers' environments: 40 GB, hours);
 #                  writes docs/performance.md and its charts anew
 
@@ -28,8 +30,9 @@ WORKERS ?= 2
 # Results lie in out/results: docs/targets.md is written from them.
 PYTEST := $(BIN)/python -m pytest --junitxml=out/results
 DEMO := out/helium-docs-7m-int4
+WEB_CHAT := samples/web-chat
 
-.PHONY: demo test install lint check interop providers arm64 web web-e2e targets bench clean
+.PHONY: demo test install lint check interop providers arm64 web web-e2e web-chat web-chat-e2e targets bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -69,6 +72,17 @@ web:
 
 web-e2e: web $(VENV)/.dev
 	cd runtimes/web && HELIUM_PYTHON=$(CURDIR)/$(BIN)/python npm run e2e
+
+# The page that continues texts, on http://localhost:4173.
+web-chat: $(VENV)/.export
+	cd runtimes/web && npm ci --no-audit --no-fund && npm run build
+	@test -f $(WEB_CHAT)/public/model/helium.json || \
+		$(BIN)/helium-onnx export samples/helium-docs-7m $(WEB_CHAT)/public/model --recipe cpu-int8
+	cd $(WEB_CHAT) && npm ci --no-audit --no-fund && npm run build && npm run preview
+
+web-chat-e2e: web $(VENV)/.dev
+	cd $(WEB_CHAT) && npm ci --no-audit --no-fund && npm run check && npm run build && \
+		HELIUM_PYTHON=$(CURDIR)/$(BIN)/python npm run e2e
 
 targets: $(VENV)/.dev
 	$(BIN)/python tests/targets/page.py --check
