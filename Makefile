@@ -85,7 +85,7 @@ web-chat-e2e: web $(VENV)/.dev
 		HELIUM_PYTHON=$(CURDIR)/$(BIN)/python npm run e2e
 
 targets: $(VENV)/.dev
-	$(BIN)/python tests/targets/page.py --check
+	$(BIN)/python tests/targets/targets_page.py --check
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/main_job.py

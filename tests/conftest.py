@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,16 @@ from helium_onnx.kernels.build import compiler
 from helium_onnx.tokenizer import Tokenizer
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "helium-docs-7m"
+
+
+def pytest_configure() -> None:
+    """Give each of several test processes a core: threads of two would wait for each other, and that costs half of the
+    time. What a session takes as its number of threads follows from the cores that a process may use.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # gw0, gw1, ...
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a test found of a provider's share of a bundle, as docs/targets.md prints it (tests/targets/page.py)."""
+"""What a test found of a provider's share of a bundle, as docs/targets.md prints it (tests/targets/targets_page.py)."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
                 LastPositionStatic(), LowerAttentionStaticStandard(), LowerNormScaled(), ForgetShapes(),
             ],
             "decode": lambda: [LowerAttentionStaticStandard(), LowerNormScaled(), ForgetShapes()],
-            "model": lambda: [LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm()],
+            "model": lambda: [LowerAttentionStandard(), LowerNormScaled()],
         },
     ),
 }  # fmt: skip

@@ -10,12 +10,14 @@ _REMEDY = "run the bundle that it was packaged from"
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Raise BundleError unless ``bundle`` has the two graphs that sessions run: a package may need fewer."""
+    """Raise BundleError for a package without the two graphs that sessions run: another place may need fewer."""
+    made_for = bundle.manifest.package.get("target")
+    if made_for is None:
+        return
     if missing := sorted({"prefill", "decode"} - set(bundle.manifest.graphs)):
-        made_for = bundle.manifest.package.get("target")
         raise BundleError(
             f"{bundle.path} cannot be run from Python",
-            found=f"no graph {' and '.join(missing)}" + (f", in a package for {made_for}" if made_for else ""),
+            found=f"no graph {' and '.join(missing)}, in a package for {made_for}",
             expected="prefill and decode",
             remedy=_REMEDY,
         )

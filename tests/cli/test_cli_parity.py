@@ -40,7 +40,13 @@ class TestValidate:
         assert (result.exit_code, result.stdout) == (0 if passed else 1, "a report\n")
         assert json.loads(invoke(*args, "--json").stdout) == {"passed": passed}
         asked.pop("progress")
-        assert asked == {"path": Path("out"), "against": "ckpt", "prompts": ["a", "b"], "max_new_tokens": 7}
+        assert asked == {
+            "path": Path("out"),
+            "against": "ckpt",
+            "prompts": ["a", "b"],
+            "max_new_tokens": 7,
+            "provider": "auto",
+        }
 
     def test_against_is_required(self) -> None:
         result = invoke("validate", "out")

@@ -135,7 +135,7 @@ def test_inputs_and_outputs(bundle: Bundle) -> None:
             precision = bundle.manifest.recipe["precision"]
             kinds = {"compute": precision["compute"], "cache": precision["key_value_cache"]}
             # Longer than tiny's positions, which bound the window.
-            window = contract.Window(256, 128) if provider(bundle) == "qnn" else None
+            window = contract.Window(256, 128) if provider(bundle) in ("qnn", "coreml") else None
             wanted = contract.tensors(
                 name,
                 direction,

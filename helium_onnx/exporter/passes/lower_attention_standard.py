@@ -11,8 +11,6 @@ from helium_onnx.exporter.passes.lower_attention_universal import position_ids
 from helium_onnx.exporter.passes.rewriting import Rewriter, nodes_of
 from helium_onnx.modeling import DOMAIN
 
-_MASKED = float(np.finfo(np.float32).min)
-
 
 class LowerAttentionStandard(ir.passes.InPlacePass):
     """Pattern: ``helium_onnx::CausalAttention(q, k, v, past_key, past_value, attention_mask, cos, sin)``.
@@ -54,6 +52,7 @@ def _allowed(rewriter: Rewriter, mask: ir.Value | None, input_ids: ir.Value) -> 
 def _lower(node: ir.Node, cos: ir.Value, sin: ir.Value, allowed: ir.Value) -> None:
     rewriter = Rewriter(node)
     query, key, value, past_key, past_value, *_ = node.inputs
+    assert query is not None and query.dtype is not None, "the type of the activations is not known"
     heads, groups = node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()
     size, interleaved = node.attributes["head_dim"].as_int(), bool(node.attributes["interleaved"].as_int())
 
@@ -73,11 +72,11 @@ def _lower(node: ir.Node, cos: ir.Value, sin: ir.Value, allowed: ir.Value) -> No
     k = _rotate(rewriter, split(key, groups), cos, sin, groups, size, interleaved)
     present_key = rewriter.op("Concat", past_key, k, axis=2)
     present_value = rewriter.op("Concat", past_value, split(value, groups), axis=2)
-    scale = rewriter.constant(1.0 / math.sqrt(size), ir.DataType.FLOAT)
-    scores = rewriter.op("MatMul", q, rewriter.op("Transpose", repeated(present_key), perm=[0, 1, 3, 2]))
-    scores = rewriter.op(
-        "Where", allowed, rewriter.op("Mul", scores, scale), rewriter.constant(_MASKED, ir.DataType.FLOAT)
-    )
+    # q is scaled, and not the scores: in float16 these would overflow first.
+    scaled = rewriter.op("Mul", q, rewriter.constant(1.0 / math.sqrt(size), query.dtype))
+    scores = rewriter.op("MatMul", scaled, rewriter.op("Transpose", repeated(present_key), perm=[0, 1, 3, 2]))
+    masked = rewriter.constant(float(np.finfo(query.dtype.numpy()).min), query.dtype)
+    scores = rewriter.op("Where", allowed, scores, masked)
     mixed = rewriter.op("MatMul", rewriter.op("Softmax", scores, axis=-1), repeated(present_value))
     joined = rewriter.op(
         "Reshape", rewriter.op("Transpose", mixed, perm=[0, 2, 1, 3]), rewriter.constant([0, 0, heads * size])

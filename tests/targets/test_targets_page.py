@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import page
 import pytest
+import targets_page as page
 
 from helium_onnx.recipe import list_recipes
 

@@ -1,8 +1,8 @@
 """Write the tables of docs/targets.md: rows.toml says which tests show what, their results whether they did.
 
-    python tests/targets/page.py [RESULTS ...]             # JUnit files; out/results/*.xml where none is named
-    python tests/targets/page.py --check [RESULTS ...]     # write nothing; 1 if docs/targets.md says something else
-    python tests/targets/page.py --keep NAME --on "NVIDIA H200" RESULT
+    python tests/targets/targets_page.py [RESULTS ...]          # JUnit files; out/results/*.xml where none is named
+    python tests/targets/targets_page.py --check [RESULTS ...]  # write nothing; 1 if the page says something else
+    python tests/targets/targets_page.py --keep NAME --on "NVIDIA H200" RESULT
 
 A row is shown if at least one of its tests passed in some result and none failed. Where that is not so the table says
 it, and the exit code is 1. --keep writes what one run on a machine that CI has not came to into kept.toml.
@@ -31,7 +31,7 @@ ROWS, KEPT, PAGE = (
 RESULTS = ROOT / "out" / "results"
 #: What a test may record of a provider's share of a bundle's nodes, in the order of the page's columns.
 PLACEMENT = "placement"
-_AGAIN = "run the tests that it names (see CONTRIBUTING.md), then python tests/targets/page.py"
+_AGAIN = "run the tests that it names (see CONTRIBUTING.md), then python tests/targets/targets_page.py"
 
 
 @dataclass
@@ -143,7 +143,7 @@ def keep(name: str, on: str, path: Path) -> None:
         "on": on, "date": date, "tests": folders.pop().replace(".", "/"), "passed": counts["passed"],
         "failed": counts["failed"], "skipped": counts["skipped"],
     }  # fmt: skip
-    lines = ["# Results of machines that CI has not; written by page.py --keep."]
+    lines = ["# Results of machines that CI has not; written by targets_page.py --keep."]
     for key, values in sorted(kept.items()):
         lines += ["", f"[{key}]", *(f'{k} = "{v}"' if isinstance(v, str) else f"{k} = {v}" for k, v in values.items())]
     KEPT.write_text("\n".join(lines) + "\n", encoding="utf-8")
