@@ -52,7 +52,8 @@ def _allowed(rewriter: Rewriter, mask: ir.Value | None, input_ids: ir.Value) -> 
 def _lower(node: ir.Node, cos: ir.Value, sin: ir.Value, allowed: ir.Value) -> None:
     rewriter = Rewriter(node)
     query, key, value, past_key, past_value, *_ = node.inputs
-    assert query is not None and query.dtype is not None, "the type of the activations is not known"
+    assert query is not None
+    compute = query.dtype or ir.DataType.FLOAT
     heads, groups = node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()
     size, interleaved = node.attributes["head_dim"].as_int(), bool(node.attributes["interleaved"].as_int())
 
@@ -73,9 +74,9 @@ def _lower(node: ir.Node, cos: ir.Value, sin: ir.Value, allowed: ir.Value) -> No
     present_key = rewriter.op("Concat", past_key, k, axis=2)
     present_value = rewriter.op("Concat", past_value, split(value, groups), axis=2)
     # q is scaled, and not the scores: in float16 these would overflow first.
-    scaled = rewriter.op("Mul", q, rewriter.constant(1.0 / math.sqrt(size), query.dtype))
+    scaled = rewriter.op("Mul", q, rewriter.constant(1.0 / math.sqrt(size), compute))
     scores = rewriter.op("MatMul", scaled, rewriter.op("Transpose", repeated(present_key), perm=[0, 1, 3, 2]))
-    masked = rewriter.constant(float(np.finfo(query.dtype.numpy()).min), query.dtype)
+    masked = rewriter.constant(float(np.finfo(compute.numpy()).min), compute)
     scores = rewriter.op("Where", allowed, scores, masked)
     mixed = rewriter.op("MatMul", rewriter.op("Softmax", scores, axis=-1), repeated(present_value))
     joined = rewriter.op(
