@@ -52,6 +52,23 @@ def main() -> None:
             results["recipes"][recipe.name] = measure(recipe, work)
             print(recipe.name, json.dumps(results["recipes"][recipe.name]), flush=True)
             write_results(results, path)
+    print(table(results["recipes"]))
+
+
+def table(recipes: dict[str, Any]) -> str:
+    """As docs/targets.md has it. GB are 10^9 bytes, MB 10^6."""
+    lines = [
+        "| recipe | bundle | packages | export: time, peak | run: peak memory | keys and values of 4096 tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, found in sorted(recipes.items()):
+        packages = ", ".join(f"{target}: {p['bytes'] / 1e9:.2f} GB" for target, p in found.get("packages", {}).items())
+        run = f"{found['run']['peak_resident_mb'] / 1e3:.1f} GB" if "run" in found else ""
+        lines.append(
+            f"| `{name}` | {found['bundle_bytes'] / 1e9:.2f} GB | {packages} | {found['export']['seconds']:.0f} s, "
+            f"{found['export']['peak_resident_mb']:.0f} MB | {run} | {found['key_value_bytes']['4096'] / 1e9:.2f} GB |"
+        )
+    return "\n".join(lines)
 
 
 def measure(recipe: Recipe, work: Path) -> dict[str, Any]:
