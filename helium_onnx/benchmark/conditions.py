@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from helium_onnx.installed import version
 
 #: Instruction sets that decide which matrix kernels run, in Linux's names: x86-64, then ARM.
 _INSTRUCTION_SETS = (
@@ -50,7 +51,7 @@ def conditions(threads: int) -> Conditions:
         memory_bytes=_memory("MemTotal"),
         load_average=tuple(round(load, 2) for load in os.getloadavg()) if hasattr(os, "getloadavg") else (),
         system=f"{platform.system()} {platform.machine()}",
-        versions={"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        versions={"python": platform.python_version(), **{name: version(name) or "unknown" for name in packages}},
     )
 
 
@@ -97,10 +98,3 @@ def _size(text: str) -> int:
     """Of ``32768K``."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     return int(text.rstrip("KMG")) * units.get(text[-1], 1)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

@@ -11,7 +11,7 @@ import os
 import platform
 
 from helium_onnx._version import __version__
-from helium_onnx.diagnosis import cuda, machine, others
+from helium_onnx.diagnosis import cuda, machine, other_providers
 from helium_onnx.diagnosis import recipes as fits
 from helium_onnx.diagnosis.report import DoctorReport, Finding, Machine, RecipeFit
 from helium_onnx.errors import HeliumOnnxError
@@ -24,7 +24,7 @@ def doctor(path: str | os.PathLike[str] | None = None) -> DoctorReport:
     here = machine.look(findings)
     version, package, providers = machine.look_at_onnxruntime(findings)
     report = cuda.look(findings)
-    others.look(findings, providers)
+    other_providers.look(findings, providers)
     targets: list[fits.Target] = []
     try:
         targets = fits.shipped_targets() if path is None else [fits.bundle_target(path)]
@@ -62,14 +62,14 @@ def _fits(
     places = {
         "cpu": fits.Place("memory", here.available_bytes, here.memory_bytes, blocked=blocked["CPU"]),
         "cuda": fits.device_place(cuda.usable(report), blocked["CUDA"] or blocked["CPU"]),
-        **{row.name: others.place(row, here, providers, blocked["CPU"]) for row in others.others()},
+        **{row.name: other_providers.place(row, here, providers, blocked["CPU"]) for row in other_providers.rows()},
     }
     judged = []
     for target in targets:
         recipe = target.recipe
         try:
             place = places[recipe.execution_provider]
-            if target.bundle is not None and (obstacle := others.package_obstacle(target.bundle)) is not None:
+            if target.bundle is not None and (obstacle := other_providers.package_obstacle(target.bundle)) is not None:
                 place = dataclasses.replace(place, blocked=obstacle)
             judged.append(fits.fit(target, place))
         except Exception as error:

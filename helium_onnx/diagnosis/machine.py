@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 from helium_onnx.benchmark import conditions
 from helium_onnx.diagnosis.report import Finding, Machine
+from helium_onnx.installed import version
 
 _T = TypeVar("_T")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -54,20 +54,20 @@ def look_at_onnxruntime(findings: list[Finding]) -> tuple[str | None, str | None
     try:
         import onnxruntime as ort
 
-        version, package = str(ort.__version__), str(getattr(ort, "package_name", "") or "onnxruntime")
+        release, package = str(ort.__version__), str(getattr(ort, "package_name", "") or "onnxruntime")
         providers = tuple(str(name) for name in ort.get_available_providers())
     except Exception as error:
-        gpu = _version("onnxruntime-gpu")
+        gpu = version("onnxruntime-gpu")
         what = "'onnxruntime~=1.31.0'" if gpu is None else f"onnxruntime-gpu=={gpu}"
         remedy = f"pip install --force-reinstall --no-deps {what}"
         findings.append(Finding("CPU", "ONNX Runtime", False, f"cannot be imported: {first_line(error)}", remedy))
         return None, None, ()
-    detail = f"{version}, of the package {package}: {', '.join(providers)}"
-    fits = version.split(".")[:2] == ONNXRUNTIME.split(".")
+    detail = f"{release}, of the package {package}: {', '.join(providers)}"
+    fits = release.split(".")[:2] == ONNXRUNTIME.split(".")
     advice = f"this helium-onnx was made for {ONNXRUNTIME}: pip install '{package}~={ONNXRUNTIME}.0'"
     ok = fits and "CPUExecutionProvider" in providers
     findings.append(Finding("CPU", "ONNX Runtime", ok, detail, None if ok else advice))
-    return version, package, providers
+    return release, package, providers
 
 
 def _processor() -> tuple[str, int | None]:
@@ -121,10 +121,3 @@ def _kernels(findings: list[Finding]) -> str | None:
     remedy = "install a C++ compiler and run python -m helium_onnx.kernels.build"
     findings.append(Finding("CPU", "our kernels", None, state, remedy))
     return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except Exception:  # PackageNotFoundError, or metadata that is damaged
-        return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from importlib.util import find_spec
 
 from helium_onnx.bundle import Bundle
 from helium_onnx.diagnosis.recipes import Place
 from helium_onnx.diagnosis.report import Finding, Machine
+from helium_onnx.installed import version
 from helium_onnx.runtimes.packaged import unloadable
 from helium_onnx.runtimes.providers import PROVIDERS, ExecutionProvider, on_x86
 
@@ -15,14 +15,14 @@ PART = "others"
 _EMULATED = "on the emulator alone, seconds a token: the NPU is a phone's"
 
 
-def others() -> list[ExecutionProvider]:
+def rows() -> list[ExecutionProvider]:
     """The rows that may be missing in ONNX Runtime's own package."""
     return [row for row in PROVIDERS.values() if row.plugin is not None or row.absent is not None]
 
 
 def look(findings: list[Finding], available: tuple[str, ...]) -> None:
     """Add a line for each of them. ``available`` are ONNX Runtime's providers. Nothing is loaded."""
-    for row in others():
+    for row in rows():
         why = missing(row, available)
         detail = why or _what_it_is(row)
         findings.append(Finding(PART, row.name, None if why else True, detail))
@@ -54,12 +54,8 @@ def package_obstacle(bundle: Bundle) -> str | None:
 def _what_it_is(row: ExecutionProvider) -> str:
     if row.package is None:
         return "in ONNX Runtime's package"
-    name = row.package.partition("==")[0]
-    try:
-        name = f"{name} {importlib.metadata.version(name)}"
-    except Exception:  # PackageNotFoundError, or metadata that is damaged
-        name = f"{name} of an unknown version"
+    package = row.package.partition("==")[0]
+    name = f"{package} {version(package) or 'of an unknown version'}"
     if row.emulator_options and on_x86():
         return f"{name}: compiles for Snapdragon's NPU here, and emulates it"
-    others_recipes = ", ".join(row.recipes)
-    return f"{name}: for bundles of {others_recipes}, with --provider {row.name}"
+    return f"{name}: for bundles of {', '.join(row.recipes)}, with --provider {row.name}"
