@@ -95,7 +95,7 @@ def prompts(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """What web_page.js measures. Raises CalledProcessError, with what the page said on standard error."""
-    command = ["node", str(ROOT / "benchmarks/web_page.js")]
+    command = ["node", str(ROOT / "benchmarks/workers/web_page.js")]
     output = subprocess.run(command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True).stdout
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     for recipe in RECIPES:
