@@ -23,6 +23,7 @@ from helium_onnx import atomic
 from helium_onnx.errors import BundleError, ExportError, IntegrityError, TargetExistsError
 from helium_onnx.locking import exclusive_lock
 from helium_onnx.manifest import MANIFEST_FILE, FileRecord, Manifest
+from helium_onnx.tasks import Task
 
 #: Called with a file's name, the bytes hashed so far and the bytes to hash, both over all files.
 Progress = Callable[[str, int, int], None]
@@ -75,9 +76,9 @@ class Bundle:
         return self.manifest.model_config
 
     @property
-    def task(self) -> str:
-        """What the graphs compute, as ``text-generation``."""
-        return self.manifest.task
+    def task(self) -> Task:
+        """What the graphs compute, as ``text-generation``. BundleError for a task that this version does not know."""
+        return self.manifest.known_task
 
     @property
     def digest(self) -> str:

@@ -5,6 +5,8 @@ The shard index is checked here, since nobody else checks its paths; the files t
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import fnmatch
 import math
 import os
@@ -12,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +23,15 @@ from helium_onnx.config import HeliumConfig
 from helium_onnx.config_fields import short
 from helium_onnx.errors import CheckpointError, CheckpointNotFoundError, ConfigError, WeightsError
 from helium_onnx.safetensors_file import AGAIN, MAX_HEADER, TensorInfo, fill, json_object, opened, read_header, readable
+from helium_onnx.tasks import ROWS, Task, task_of
 
 CONFIG, SINGLE, INDEX, README = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 #: The tensors outside the layers.
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+#: A classifier's.
+SCORE, SCORE_BIAS = "score.weight", "score.bias"
+#: How GPTQ, AWQ and compressed-tensors name the codes of a matrix.
+_QUANTIZED = (".qweight", ".weight_packed")
 #: Small files that belong to a checkpoint, as patterns of their names.
 COMPANIONS = ("generation_config.json", "tokenizer*.json", "special_tokens_map.json")
 
@@ -63,7 +71,7 @@ class Checkpoint:
         files = [config_file, *(_inside(folder, name, CheckpointError) for name in small)]
         if SINGLE in names:  # transformers prefers it to an index as well
             shard = _inside(folder, SINGLE, WeightsError)
-            return cls(folder, config, read_header(shard), [*files, shard])
+            return cls(folder, config, _full_names(read_header(shard)), [*files, shard])
         if INDEX not in names:
             raise _no_safetensors(folder, names)
         index = _inside(folder, INDEX, WeightsError)
@@ -78,11 +86,15 @@ class Checkpoint:
                 remedy=AGAIN,
             )
         tensors = {name: held[shard][name] for name, shard in weight_map.items()}
-        return cls(folder, config, tensors, [*files, index, *shards.values()])
+        return cls(folder, config, _full_names(tensors), [*files, index, *shards.values()])
 
     def source_files(self) -> list[Path]:
         """Config, generation config, tokenizer, shards and their index, as far as they are there: what to digest."""
         return list(self._files)
+
+    def source_name(self, path: Path) -> str:
+        """What a manifest calls one of ``source_files``: its path in the folder."""
+        return path.relative_to(self.folder).as_posix()
 
     @property
     def licence(self) -> str | None:
@@ -102,6 +114,45 @@ class Checkpoint:
                 found[match[1]] = match[3]
         return found.get("license_name", "other") if found.get("license") == "other" else found.get("license")
 
+    def as_task(self, task: Task | None, labels: HeliumConfig | None = None) -> Self:
+        """The same checkpoint as the model of ``task``, or of the task that config.json names.
+
+        A classifier's labels are named by config.json, or by ``labels``, the config of an adapter that brings them;
+        else ``LABEL_0``, ``LABEL_1`` ..., as transformers does.
+
+        Raises:
+            ConfigError: config.json names a class that has no task here.
+            WeightsError: a classifier is asked for, and there is none.
+        """
+        config = self.config
+        chosen = task or task_of(config.architectures, config.model_type)
+        if chosen is None:
+            raise ConfigError(
+                f"{self.folder / CONFIG} names a class that helium-onnx does not build",
+                found=", ".join(map(short, config.architectures)),
+                expected=", ".join(row.architecture(config.model_type) for row in ROWS.values()),
+                remedy=f"say what to export it as: --task {' or '.join(ROWS)}",
+            )
+        changes: dict[str, Any] = {"architectures": (ROWS[chosen].architecture(config.model_type),)}
+        if not ROWS[chosen].labels:
+            changes |= {"id2label": (), "problem_type": None, "token_classification_bias": True}
+        elif SCORE not in self.tensors:
+            raise WeightsError(
+                f"the checkpoint {self.folder} has no classifier",
+                found=f"no {SCORE}, and the class {', '.join(map(short, config.architectures)) or 'not said'}",
+                expected=f"the weights of {ROWS[chosen].architecture(config.model_type)}",
+                remedy="fine-tune the model for the task first, or add an adapter that holds its head: --adapter",
+            )
+        elif not config.id2label:
+            shape = self.tensors[SCORE].shape
+            named = labels.id2label if labels is not None else ()
+            changes["id2label"] = named or tuple(f"LABEL_{i}" for i in range(shape[0] if shape else 0))
+            if labels is not None:
+                changes["problem_type"] = config.problem_type or labels.problem_type
+        changed = copy.copy(self)
+        changed.config = dataclasses.replace(config, **changes)
+        return changed
+
     def check_tensors(self, config: HeliumConfig) -> None:
         """Hold the checkpoint against what ``config`` asks for. Raises WeightsError.
 
@@ -114,6 +165,8 @@ class Checkpoint:
         fix = "check that config.json and the weights belong together"
         if missing := [name for name in expected if name not in self.tensors]:
             hint = "; set tie_word_embeddings if the head is the embedding" if missing == [HEAD] else ""
+            if any(name.endswith(_QUANTIZED) for name in self.tensors):
+                hint = "; these weights are quantized already: pass the checkpoint that they were made from"
             raise WeightsError(
                 f"{where} lacks tensors",
                 found=_first(missing, "missing"),
@@ -130,11 +183,11 @@ class Checkpoint:
                     remedy=fix,
                 )
             readable(info)
-        modules = {name.removesuffix(".weight") for name in expected} | {"lm_head"}
+        modules = {name.removesuffix(".weight") for name in expected if name.endswith(".weight")} | {"lm_head"}
         foreign = [
             name
             for name in self.tensors
-            if (name.endswith(".bias") and name.removesuffix(".bias") in modules)
+            if (name.endswith(".bias") and name not in expected and name.removesuffix(".bias") in modules)
             or (name.startswith("model.layers.") and name.endswith(".weight") and name not in expected)
         ]
         if foreign:
@@ -142,7 +195,7 @@ class Checkpoint:
                 f"{where} has tensors that Helium has no place for",
                 found=_first(foreign, "more than expected"),
                 expected=f"no biases, and {config.num_hidden_layers} layers of nine weights each",
-                remedy=fix,
+                remedy=f"{fix}; a model that has these is no Helium: export it with optimum-onnx",
             )
 
     def read(self, name: str) -> npt.NDArray[np.float32]:
@@ -203,7 +256,9 @@ class Checkpoint:
 
 
 def expected_tensors(config: HeliumConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of HeliumForCausalLM's weights (modeling_helium.py; Llama's are the same), layer by layer."""
+    """Names and shapes of the weights of the class that ``config.architectures`` names (modeling_helium.py; Llama's are
+    the same), layer by layer. Those of HeliumModel are as they are inside of the other classes, behind ``model.``.
+    """
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     layer = {
@@ -222,7 +277,21 @@ def expected_tensors(config: HeliumConfig) -> dict[str, tuple[int, ...]]:
     for i in range(config.num_hidden_layers):
         tensors |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
     tensors[NORM] = (hidden,)
-    return tensors if config.tie_word_embeddings else {**tensors, HEAD: embedding}
+    if config.task in ("text-classification", "token-classification"):
+        tensors[SCORE] = (config.num_labels, hidden)
+        if config.task == "token-classification" and config.token_classification_bias:
+            tensors[SCORE_BIAS] = (config.num_labels,)
+    elif config.task == "text-generation" and not config.tie_word_embeddings:
+        tensors[HEAD] = embedding
+    return tensors
+
+
+def _full_names(tensors: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+    """``tensors`` by their names in the other classes, where they are HeliumModel's, whose names lack ``model.``."""
+    prefix = "model."
+    if EMBEDDING in tensors or EMBEDDING.removeprefix(prefix) not in tensors:
+        return tensors
+    return {prefix + name: info for name, info in tensors.items()}
 
 
 def _inside(folder: Path, name: str, error: type[CheckpointError], named_by: str | None = None) -> Path:

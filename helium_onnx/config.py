@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helium_onnx import strict_json
-from helium_onnx.config_fields import Fields, ModelType
+from helium_onnx.config_fields import Fields, ModelType, ProblemType
 from helium_onnx.errors import ConfigError
+from helium_onnx.tasks import Task, task_of
 
 MAX_PARAMETERS = 100_000_000_000
 
@@ -54,13 +55,29 @@ _DEFAULTS: dict[ModelType, _Defaults] = {
     "llama": _Defaults(None, 2048, 1e-6, 10_000.0, None),
 }
 
+_OTHER_MODEL = (
+    "pass a Helium checkpoint, and leave the field as it is: its weights were trained with it. "
+    "optimum-onnx exports other models"
+)
+_UNQUANTIZED = "pass the checkpoint that it was quantized from; a recipe quantizes that"
+
 #: Fields that would change the arithmetic: the values under which they do not, and what else they would mean.
+#: Other families' fields stand here because a model_type is easily changed, and transformers' Llama ignores them.
 _NOT_BUILT: dict[str, tuple[tuple[object, ...], str]] = {
     "hidden_act": ((None, "silu"), "another activation of the MLP"),
     "attention_bias": ((None, False), "biases on the attention's projections"),
     "mlp_bias": ((None, False), "biases on the MLP's projections"),
     "rope_scaling": ((None,), "scaled RoPE"),
+    "partial_rotary_factor": ((None, 1, 1.0), "RoPE over a part of each head"),
+    "no_rope_layers": ((None,), "layers without RoPE"),
     "sliding_window": ((None,), "attention over a window"),
+    "attn_logit_softcapping": ((None,), "a soft cap of the attention's scores"),
+    "final_logit_softcapping": ((None,), "a soft cap of the logits"),
+    "embedding_multiplier": ((None, 1, 1.0), "scaled embeddings"),
+    "residual_multiplier": ((None, 1, 1.0), "scaled residual sums"),
+    "attention_multiplier": ((None,), "another scale of the attention's scores"),
+    "logits_scaling": ((None, 1, 1.0), "scaled logits"),
+    "num_local_experts": ((None,), "a mixture of experts"),
     "pretraining_tp": ((None, 1), "matrix products split as in training"),
     "quantization_config": ((None,), "weights that are quantized already"),
 }
@@ -72,6 +89,9 @@ class HeliumConfig:
 
     ``eos_token_ids`` holds ``eos_token_id``, which config.json spells as an int, a list or null. ``dtype`` is the
     checkpoint's own (``bfloat16``, ``float16``, ``float32``) or None where the file is silent.
+
+    Of classifiers: ``id2label`` are the labels' names in the order of their ids, ``problem_type`` says how scores are
+    made of logits (None: softmax), and ``token_classification_bias`` whether a classifier of tokens has a bias.
     """
 
     model_type: ModelType
@@ -92,6 +112,9 @@ class HeliumConfig:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
     dtype: str | None
+    id2label: tuple[str, ...] = ()
+    problem_type: ProblemType | None = None
+    token_classification_bias: bool = True
 
     @classmethod
     def from_file(cls, path: Path) -> HeliumConfig:
@@ -130,7 +153,7 @@ class HeliumConfig:
         model_type = fields.model_type()
         defaults = _DEFAULTS[model_type]
         for name, (allowed, meaning) in _NOT_BUILT.items():
-            fields.only(name, allowed, meaning)
+            fields.only(name, allowed, meaning, _UNQUANTIZED if name == "quantization_config" else _OTHER_MODEL)
         hidden, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
         vocab = fields.integer("vocab_size")
         config = cls(
@@ -152,6 +175,9 @@ class HeliumConfig:
             eos_token_ids=fields.eos_token_ids(defaults.eos_token_id, vocab),
             pad_token_id=fields.token("pad_token_id", defaults.pad_token_id, vocab),
             dtype=fields.dtype(),
+            id2label=fields.id2label(),
+            problem_type=fields.problem_type(),
+            token_classification_bias=fields.boolean("token_classification_bias", default=True),
         )
         _check_relations(config, fields)
         return config
@@ -163,7 +189,22 @@ class HeliumConfig:
         assert isinstance(eos, tuple)
         fields["eos_token_id"] = eos[0] if len(eos) == 1 else list(eos) or None
         fields["rope_parameters"] = {"rope_theta": fields.pop("rope_theta"), "rope_type": "default"}
-        return fields
+        labels = self.id2label
+        fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        # What says nothing of the model stays out, as it does in configs of language models.
+        silent = {"id2label": not labels, "problem_type": self.problem_type is None}
+        silent["token_classification_bias"] = self.token_classification_bias
+        return {name: value for name, value in fields.items() if not silent.get(name, False)}
+
+    @property
+    def task(self) -> Task:
+        """What the model computes, by its class in ``architectures``; an unknown one is taken for a language model."""
+        return task_of(self.architectures, self.model_type) or "text-generation"
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of a classifier; 0 where it has none."""
+        return len(self.id2label)
 
     @property
     def rope_interleaved(self) -> bool:

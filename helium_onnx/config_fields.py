@@ -12,6 +12,10 @@ from helium_onnx.errors import ConfigError
 
 ModelType: TypeAlias = Literal["helium", "llama"]
 MODEL_TYPES: tuple[str, ...] = get_args(ModelType)
+ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+#: Names of labels beyond this are some other list.
+MAX_LABELS = 100_000
 
 #: Inclusive limits of the integer fields. The largest Helium has 64000 / 2560 / 8192 / 28 / 20 / 20 / 128 / 4096.
 RANGES: dict[str, tuple[int, int]] = {
@@ -27,6 +31,7 @@ RANGES: dict[str, tuple[int, int]] = {
 DTYPES = ("bfloat16", "float16", "float32")
 
 _REMEDY = "correct the field in config.json, or take the file as its authors published it"
+_NO_HELIUM = "pass a Helium checkpoint; mistral, gemma, qwen2 and the like are no Helium: export them with optimum-onnx"
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 120
 
@@ -55,17 +60,14 @@ class Fields:
         if isinstance(value, str) and value in MODEL_TYPES:
             return cast(ModelType, value)
         expected = "'helium' or 'llama', the two architectures that Kyutai publishes as Helium"
-        remedy = (
-            "pass a Helium checkpoint; mistral, gemma, qwen2 and the like are no Helium: export them with optimum-onnx"
-        )
-        raise self.refused("model_type", value, expected, remedy)
+        raise self.refused("model_type", value, expected, _NO_HELIUM)
 
-    def only(self, name: str, allowed: tuple[object, ...], meaning: str) -> None:
+    def only(self, name: str, allowed: tuple[object, ...], meaning: str, remedy: str) -> None:
         value = self.data.get(name)
         # The type is compared too: in Python 0 == False and 1 == True.
         if not any(type(value) is type(one) and value == one for one in allowed):
             expected = " or ".join(json.dumps(one) for one in allowed)
-            raise self.refused(name, value, f"{expected} (helium-onnx does not build {meaning})")
+            raise self.refused(name, value, f"{expected} (helium-onnx does not build {meaning})", remedy)
 
     def integer(self, name: str, default: int | None = None) -> int:
         low, high = RANGES[name]
@@ -90,6 +92,10 @@ class Fields:
         value = self.get("architectures", ())
         if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
             raise self.refused("architectures", value, 'a list of class names, such as ["HeliumForCausalLM"]')
+        # transformers goes by model_type alone. A class of another family beside it says that somebody changed that.
+        if foreign := [name for name in value if not name.startswith(("Helium", "Llama"))]:
+            expected = "classes of Helium or Llama, such as HeliumForCausalLM, as model_type says"
+            raise self.refused("architectures", foreign, expected, _NO_HELIUM)
         return tuple(value)
 
     def rope_theta(self, default: float) -> float:
@@ -99,15 +105,42 @@ class Fields:
             raise self.refused("rope_parameters", nested, "an object with rope_theta and rope_type")
         for name in ("rope_type", "type"):
             if (kind := nested.get(name, "default")) != "default":
-                raise self.refused(f"rope_parameters.{name}", kind, "'default' (helium-onnx builds plain RoPE only)")
+                expected = "'default' (helium-onnx builds plain RoPE only)"
+                raise self.refused(f"rope_parameters.{name}", kind, expected, _NO_HELIUM)
         if extra := [name for name in nested if name not in ("rope_theta", "rope_type", "type")]:
-            raise self.refused("rope_parameters", extra, "rope_theta and rope_type, and no field of scaled RoPE")
+            expected = "rope_theta and rope_type, and no field of scaled RoPE"
+            raise self.refused("rope_parameters", extra, expected, _NO_HELIUM)
         given = [data["rope_theta"] for data in (self.data, nested) if data.get("rope_theta") is not None]
         thetas = [self.number("rope_theta", value, 1.0, sys.float_info.max) for value in given] or [default]
         if len(set(thetas)) > 1:
             expected = "the same value at the top level and in rope_parameters"
             raise self.refused("rope_theta", thetas, expected, "keep the one that the model was trained with")
         return thetas[0]
+
+    def id2label(self) -> tuple[str, ...]:
+        """Labels in the order of their ids, from ``id2label`` or, named as transformers does, from ``num_labels``."""
+        value = self.data.get("id2label")
+        if value is None:
+            count = self.get("num_labels", 0)
+            if type(count) is not int or not 0 <= count <= MAX_LABELS:
+                raise self.refused("num_labels", count, f"an integer from 0 to {MAX_LABELS:,}")
+            return tuple(f"LABEL_{i}" for i in range(count))
+        expected = 'an object of names by ids from 0 on: {"0": "de", "1": "en"}'
+        if not isinstance(value, Mapping) or len(value) > MAX_LABELS:
+            raise self.refused("id2label", value, expected)
+        labels = [value.get(str(i), value.get(i)) for i in range(len(value))]
+        if not all(isinstance(label, str) and label for label in labels):
+            raise self.refused("id2label", value, expected)
+        return tuple(map(str, labels))
+
+    def problem_type(self) -> ProblemType | None:
+        value = self.data.get("problem_type")
+        for known in get_args(ProblemType):
+            if value == known:
+                return cast(ProblemType, known)
+        if value is None:
+            return None
+        raise self.refused("problem_type", value, " or ".join(get_args(ProblemType)))
 
     def token(self, name: str, default: int | None, vocab_size: int) -> int | None:
         """A token's id; None where the field is null (an absent one takes the default)."""

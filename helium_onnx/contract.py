@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from helium_onnx.tasks import Task
+
 Graph: TypeAlias = Literal["prefill", "decode", "model"]
-NativeGraph: TypeAlias = Literal["native_prefill", "native_decode"]
+NativeGraph: TypeAlias = Literal["native_prefill", "native_decode", "native_model"]
 #: Keys of the table's rows for bundles of the provider CUDA, whose files and manifests call them by the names above.
 CudaGraph: TypeAlias = Literal["cuda_prefill", "cuda_decode", "cuda_native_decode"]
 #: Likewise of graphs whose shapes are fixed (a recipe's ``graph.context``), as NPUs take them.
 StaticGraph: TypeAlias = Literal["static_prefill", "static_decode"]
+#: Likewise of the one graph that a task without generation has, ``model``, and of its form over our own kernels.
+TaskGraph: TypeAlias = Literal["feature-extraction", "text-classification", "token-classification"]
+NativeTaskGraph: TypeAlias = Literal[
+    "native-feature-extraction", "native-text-classification", "native-token-classification"
+]
+AnyGraph: TypeAlias = Graph | NativeGraph | CudaGraph | StaticGraph | TaskGraph | NativeTaskGraph
 Direction: TypeAlias = Literal["input", "output"]
 
 GRAPHS: tuple[Graph, ...] = ("prefill", "decode", "model")
@@ -38,6 +46,21 @@ ROWS_OF: dict[str, dict[Graph | NativeGraph, CudaGraph | StaticGraph]] = {
 }
 _CUDA: tuple[CudaGraph, ...] = ("cuda_prefill", "cuda_decode", "cuda_native_decode")
 _STATIC: tuple[StaticGraph, ...] = ("static_prefill", "static_decode")
+_TASKS: tuple[TaskGraph, ...] = get_args(TaskGraph)
+_NATIVE_TASKS: tuple[NativeTaskGraph, ...] = get_args(NativeTaskGraph)
+
+
+def graphs_of(task: Task) -> tuple[Graph, ...]:
+    """The graphs that every bundle of a task has, but for packages."""
+    return GRAPHS if task == "text-generation" else ("model",)
+
+
+def native_graphs_of(task: Task, execution_provider: str) -> tuple[NativeGraph, ...]:
+    """The native graphs that a provider's bundles of a task may have, all or none."""
+    if task == "text-generation":
+        return NATIVE_GRAPHS_OF.get(execution_provider, NATIVE_GRAPHS)
+    return ("native_model",) if execution_provider == "cpu" else ()
+
 
 #: Files of the graphs inside a bundle, and the one file of their weights.
 GRAPH_FILES: dict[Graph, str] = {
@@ -48,6 +71,7 @@ GRAPH_FILES: dict[Graph, str] = {
 NATIVE_GRAPH_FILES: dict[NativeGraph, str] = {
     "native_prefill": "onnx/prefill.native.onnx",
     "native_decode": "onnx/decode.native.onnx",
+    "native_model": "onnx/model.native.onnx",
 }
 WEIGHTS_FILE = "onnx/model.onnx_data"
 
@@ -66,6 +90,14 @@ class HasSizes(Protocol):
     def head_dim(self) -> int: ...
     @property
     def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_labels(self) -> int: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+    @property
+    def task(self) -> Task: ...
 
 
 @dataclass(frozen=True)
@@ -108,7 +140,7 @@ class Row:
     name: str
     dtype: str
     dims: tuple[str | int, ...]
-    graphs: tuple[Graph | NativeGraph | CudaGraph | StaticGraph, ...]
+    graphs: tuple[AnyGraph, ...]
     note: str
 
 
@@ -190,6 +222,17 @@ TABLE: tuple[Row, ...] = (
         "of the new tokens alone, rotated"),
     Row("output", "present.{i}.value", "cache",
         ("batch_size", "num_key_value_heads", "sequence_length", "head_dim"), _STATIC, "of the new tokens alone"),
+    # Tasks without generation: whole texts, and no past. Outputs are float32 whatever the graph computes in.
+    Row("input", "input_ids", "int64", ("batch_size", "sequence_length"), (*_TASKS, *_NATIVE_TASKS),
+        "whole texts, padded on either side (for our own kernels: on the right)"),
+    Row("input", "attention_mask", "int64", ("batch_size", "sequence_length"), _TASKS, "1 for a token, 0 for padding"),
+    Row("output", "last_hidden_state", "float32", ("batch_size", "sequence_length", "hidden_size"),
+        ("feature-extraction", "native-feature-extraction"), "behind the last norm"),
+    Row("output", "logits", "float32", ("batch_size", "num_labels"),
+        ("text-classification", "native-text-classification"),
+        "of the rightmost token that is no padding (pad_token_id; a model without one takes one row)"),
+    Row("output", "logits", "float32", ("batch_size", "sequence_length", "num_labels"),
+        ("token-classification", "native-token-classification"), "of every token"),
 )  # fmt: skip
 
 
@@ -201,12 +244,21 @@ def graph_file(graph: Graph | NativeGraph) -> str:
     return next(file for name, file in GRAPH_FILES.items() if name == graph)
 
 
-def rows(graph: Graph | NativeGraph, direction: Direction, execution_provider: str = "cpu") -> Iterator[Row]:
-    """The rows of one graph, inputs or outputs, in the graph's order, for bundles of one provider.
+def _key(graph: Graph | NativeGraph, execution_provider: str, task: Task) -> str:
+    """What names the graph's rows in the table."""
+    if task != "text-generation":
+        return f"native-{task}" if graph == "native_model" else task
+    return ROWS_OF.get(execution_provider, {}).get(graph, graph)
+
+
+def rows(
+    graph: Graph | NativeGraph, direction: Direction, execution_provider: str = "cpu", task: Task = "text-generation"
+) -> Iterator[Row]:
+    """The rows of one graph, inputs or outputs, in the graph's order, for bundles of one provider and task.
 
     A provider that is not known has the rows of the CPU.
     """
-    key = ROWS_OF.get(execution_provider, {}).get(graph, graph)
+    key = _key(graph, execution_provider, task)
     return (row for row in TABLE if key in row.graphs and row.direction == direction)
 
 
@@ -228,8 +280,11 @@ def tensors(
     A row with ``{i}`` is repeated with its neighbours, layer by layer: ``key`` and ``value`` of layer 0, then of 1.
     """
     dtypes = {"compute": compute, "cache": cache}
-    key = ROWS_OF.get(execution_provider, {}).get(graph, graph)
-    sizes = window.sizes(key) if window is not None and key in _STATIC else {}
+    key = _key(graph, execution_provider, config.task)
+    static = next((static for static in _STATIC if static == key), None)
+    sizes = window.sizes(static) if window is not None and static is not None else {}
+    if config.task == "text-classification" and config.pad_token_id is None:
+        sizes["batch_size"] = 1  # nothing tells where a shorter row ends
 
     def resolved(dim: str | int) -> str | int:
         if isinstance(dim, int):
@@ -240,7 +295,7 @@ def tensors(
         dims = tuple(resolved(dim) for dim in row.dims)
         return TensorSpec(row.name.format(i=layer), dtypes.get(row.dtype, row.dtype), dims)
 
-    chosen = list(rows(graph, direction, execution_provider))
+    chosen = list(rows(graph, direction, execution_provider, config.task))
     once = [spec(row, 0) for row in chosen if "{i}" not in row.name]
     layered = [row for row in chosen if "{i}" in row.name]
     return (*once, *(spec(row, i) for i in range(config.num_hidden_layers) for row in layered))
@@ -255,7 +310,7 @@ _COLUMNS: dict[str, tuple[tuple[str, Graph | NativeGraph], ...]] = {
 
 
 def markdown(execution_provider: str = "cpu") -> str:
-    """The table as README.md (for the CPU) and export/README.md (for CUDA and QNN) print it."""
+    """The table as README.md (for the CPU) and export/README.md (for CUDA and QNN) print it: of text generation."""
     columns = _COLUMNS[execution_provider]
     lines = [f"| | {' | '.join(title for title, _ in columns)} | |", f"|{'---|' * (len(columns) + 2)}"]
     seen: dict[str, dict[str, Row]] = {}

@@ -5,6 +5,7 @@
     │   ├── CheckpointNotFoundError     no such folder, no such Hub repository, no network
     │   ├── ConfigError                 config.json is missing, malformed or describes no Helium
     │   └── WeightsError                a shard or a tensor is missing, truncated, mis-shaped or not finite
+    ├── AdapterError                a LoRA adapter cannot be read, or is another model's
     ├── TokenizerError              tokenizer.json is missing, malformed or does not fit the vocabulary
     ├── RecipeError                 a recipe is unknown or malformed
     ├── ExportError                 the bundle cannot be written
@@ -19,7 +20,8 @@
     │   ├── PromptError                 the prompt is not text that can be tokenized
     │   └── ContextOverflowError        prompt and new tokens do not fit the context
     ├── SavedSessionError           the file of a saved session cannot be used or written
-    ├── TextError                   a file of texts to measure on cannot be used
+    ├── TextError                   a file of texts cannot be used
+    ├── BatchError                  a batch job cannot begin or go on
     ├── MissingDependencyError      an extra is not installed
     └── UsageError                  exit code 2: an option has a value that it cannot have
 
@@ -29,6 +31,8 @@ An error says what was found, what was expected and the remedy. ``assert`` is fo
 from __future__ import annotations
 
 __all__ = [
+    "AdapterError",
+    "BatchError",
     "BundleError",
     "CheckpointError",
     "CheckpointNotFoundError",
@@ -91,6 +95,10 @@ class WeightsError(CheckpointError):
     """A shard or a tensor is missing, truncated, mis-shaped or not finite."""
 
 
+class AdapterError(HeliumOnnxError):
+    """A LoRA adapter cannot be read, or is another model's."""
+
+
 class TokenizerError(HeliumOnnxError):
     """tokenizer.json is missing, malformed or does not fit the vocabulary."""
 
@@ -148,7 +156,11 @@ class SavedSessionError(HeliumOnnxError):
 
 
 class TextError(HeliumOnnxError):
-    """A file of texts to measure on, or to calibrate with, cannot be used."""
+    """A file of texts, to measure on, to calibrate with or to work through, cannot be used."""
+
+
+class BatchError(HeliumOnnxError):
+    """A batch job cannot begin or go on."""
 
 
 class MissingDependencyError(HeliumOnnxError):

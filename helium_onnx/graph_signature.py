@@ -12,7 +12,8 @@ from helium_onnx.contract import TensorSpec
 from helium_onnx.errors import BundleError
 from helium_onnx.protobuf import fields
 
-_MODEL_GRAPH, _GRAPH_INPUT, _GRAPH_OUTPUT = 7, 11, 12
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 7, 5, 11, 12
+_TENSOR_NAME = 8
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2, 1, 1, 2
 _SHAPE_DIMENSION, _DIMENSION_VALUE, _DIMENSION_SYMBOL = 1, 1, 2
 _DTYPES = {1: "float32", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 16: "bfloat16"}
@@ -22,7 +23,7 @@ _Range = tuple[int, int]
 
 
 def signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of the graph in ``path``.
+    """Inputs and outputs of the graph in ``path``, but for inputs that may be left out (adapters').
 
     Raises:
         BundleError: the file cannot be read, or holds no graph.
@@ -34,11 +35,15 @@ def signature(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...
             tuple(_spec(data, value) for value in _messages(data, graph, number))
             for number in (_GRAPH_INPUT, _GRAPH_OUTPUT)
         )
+        initializers = _messages(data, graph, _GRAPH_INITIALIZER)
+        given = {
+            data[slice(*name)].decode() for tensor in initializers for name in _messages(data, tensor, _TENSOR_NAME)
+        }
     except (OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError
         raise BundleError(
             f"{path.name} holds no graph", found=error, remedy="copy or download the bundle again, or export it anew"
         ) from error
-    return inputs, outputs
+    return tuple(spec for spec in inputs if spec.name not in given), outputs
 
 
 def _spec(data: bytes, value: _Range) -> TensorSpec:

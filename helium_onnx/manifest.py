@@ -16,6 +16,7 @@ from typing import Any
 from helium_onnx import strict_json
 from helium_onnx.contract import WEIGHTS_FILE, TensorSpec
 from helium_onnx.errors import BundleError, ExportError, FormatVersionError, IntegrityError
+from helium_onnx.tasks import TASKS, Task
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "helium.json"
@@ -83,8 +84,8 @@ class Manifest:
     how its weights were chosen (method, calibration text, allocation), ``model_config`` the checkpoint's config.json,
     ``tensors`` the layout of the weights file, ``source`` the checkpoint's files (names
     relative to it), ``tools`` the versions of what exported it, ``files`` all files of the bundle but helium.json.
-    ``package`` says of a bundle that was packaged for one place (helium_onnx.packaging) what for; helium.json of others
-    has no such key.
+    ``package`` says of a bundle that was packaged for one place (helium_onnx.packaging) what for; ``adapters`` of one
+    whose graphs take LoRA adapters which there are in it (helium_onnx.adapters). helium.json of others has no such key.
     """
 
     format_version: int
@@ -100,6 +101,20 @@ class Manifest:
     tools: dict[str, str]
     files: tuple[FileRecord, ...]
     package: dict[str, Any] = field(default_factory=dict)
+    adapters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def known_task(self) -> Task:
+        """``task``, as what the graphs compute. BundleError for a task that this version does not know."""
+        for task in TASKS:
+            if task == self.task:
+                return task
+        raise BundleError(
+            "the bundle is for a task that this helium-onnx does not know",
+            found=repr(self.task)[:80],
+            expected=", ".join(TASKS),
+            remedy="upgrade: pip install --upgrade helium-onnx",
+        )
 
     @property
     def sha256(self) -> str:
@@ -135,8 +150,9 @@ class Manifest:
             files=tuple(sorted(self.files, key=lambda file: file.path)),
         )
         plain: dict[str, Any] = strict_json.plain(ordered)
-        if not self.package:
-            del plain["package"]
+        for key in ("package", "adapters"):
+            if not plain[key]:
+                del plain[key]
         return plain
 
     @classmethod
@@ -176,11 +192,24 @@ class Manifest:
                 raise IntegrityError(f"{source} was changed.", found=found, expected=expected, remedy=_REMEDY)
             data.setdefault("quantization", {})  # bundles of 0.1.0's first weeks do not say
             data.setdefault("package", {})
+            data.setdefault("adapters", {})
             manifest: Manifest = strict_json.read(cls, data)
             _check_together(manifest)
         except (ValueError, RecursionError) as error:  # UnicodeEncodeError is a ValueError
             raise BundleError(f"{source} is not a valid manifest.", found=str(error)[:500], remedy=_REMEDY) from error
         return manifest
+
+
+def adapter_files(manifest: Manifest) -> dict[str, str]:
+    """The adapters in a bundle by name: the paths of their files. ValueError where the manifest does not say so."""
+    match manifest.adapters:
+        case {} if not manifest.adapters:
+            return {}
+        case {"files": dict(files)} if all(isinstance(entry, dict) for entry in files.values()):
+            paths = {name: entry.get("file") for name, entry in files.items()}
+        case _:
+            raise ValueError("adapters is no object with files, an object: name to file")
+    return {name: str(path) for name, path in paths.items()}
 
 
 def _check_path(path: str) -> None:
@@ -201,6 +230,10 @@ def _check_together(manifest: Manifest) -> None:
     for name, graph in manifest.graphs.items():
         if graph.file not in sizes:
             raise ValueError(f"graphs.{name}.file is {graph.file!r}, which files does not list")
+    if manifest.adapters:
+        for name, path in adapter_files(manifest).items():
+            if path not in sizes:
+                raise ValueError(f"adapters.files.{name} is {path!r}, which files does not list")
     for tensor in manifest.tensors:
         end, size = tensor.offset + tensor.nbytes, sizes.get(WEIGHTS_FILE, 0)
         if end > size:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from helium_onnx import contract
 from helium_onnx.config import HeliumConfig
+from helium_onnx.recipe import Recipe
 
 #: Of the logits' scale. float32 sums in another order leave some 1e-6.
 TOLERANCE = 1e-4
@@ -52,6 +53,11 @@ def make_model(
         attn_implementation="eager",
     )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return randomized(model, std)
+
+
+def randomized(model: Any, std: float) -> Any:
+    """The model with weights ``std * normal``, those of norms around 1, so that forgetting them shows."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -103,6 +109,23 @@ def logits_of(model: Any, ids: NDArray[np.int64], rounded: Rounded | None = None
     with torch.inference_mode():
         result: NDArray[np.float32] = model(torch.from_numpy(ids)[None], past_key_values=cache).logits[0].numpy()
     return result
+
+
+def round_inputs(model: Any, recipe: Recipe) -> None:
+    """Let each linear layer of a model of ``transformers`` round its input to 8 bits, in the blocks of a recipe's
+    weights: what MatMulNBits does at accuracy_level 4, and the kernels of our own.
+    """
+
+    def rounded(module: torch.nn.Module, args: tuple[Tensor]) -> Tensor:
+        size, width = module.block_size, args[0].shape[-1]
+        blocks = torch.nn.functional.pad(args[0], (0, -width % size)).unflatten(-1, (-1, size))
+        peak = blocks.abs().amax(-1, keepdim=True)
+        return ((blocks * (127 / peak)).round() * (peak / 127)).flatten(-2)[..., :width]
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.block_size = recipe.quantization.settings_of(name).block_size
+            module.register_forward_pre_hook(rounded)
 
 
 def error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

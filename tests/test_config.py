@@ -127,7 +127,9 @@ def test_dtype_is_read_under_both_names(name: str) -> None:
 @pytest.mark.parametrize("eos", [2, [2, 7], None])
 @pytest.mark.parametrize("base", [HELIUM, LLAMA, PREVIEW], ids=["helium", "llama", "preview"])
 def test_to_dict_is_json_and_comes_back(base: dict[str, Any], eos: Any) -> None:
-    config = read(base, eos_token_id=eos, pad_token_id=None, rope_theta=12345.5, dtype="float16", architectures=["X"])
+    config = read(
+        base, eos_token_id=eos, pad_token_id=None, rope_theta=12345.5, dtype="float16", architectures=["HeliumModel"]
+    )
     again = HeliumConfig.from_dict(json.loads(json.dumps(config.to_dict())), source="helium.json")
     assert again == config
     assert again.rope_theta == 12345.5
@@ -158,6 +160,11 @@ def test_to_dict_is_read_by_transformers() -> None:
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_parameters.rope_type"),
         ({"rope_parameters": {"type": "linear"}}, "rope_parameters.type"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters"),
+        *(
+            ({"rope_parameters": {"rope_type": kind, "rope_theta": 2e4}}, "rope_parameters.rope_type")
+            for kind in ("yarn", "linear", "dynamic", "longrope", "proportional")
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 2e4, "rope_type": "default"}}}, "rope_parameters"),
         ({"rope_parameters": [1]}, "rope_parameters"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
         ({"hidden_act": "gelu"}, "hidden_act"),
@@ -165,11 +172,22 @@ def test_to_dict_is_read_by_transformers() -> None:
         ({"attention_bias": 0}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"sliding_window": 4096}, "sliding_window"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"no_rope_layers": [1, 0, 1]}, "no_rope_layers"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ({"embedding_multiplier": 12.0}, "embedding_multiplier"),
+        ({"residual_multiplier": 0.2}, "residual_multiplier"),
+        ({"attention_multiplier": 0.02}, "attention_multiplier"),
+        ({"logits_scaling": 8.0}, "logits_scaling"),
+        ({"num_local_experts": 8}, "num_local_experts"),
         ({"pretraining_tp": 2}, "pretraining_tp"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
         ({"architectures": "LlamaForCausalLM"}, "architectures"),
         ({"architectures": [1]}, "architectures"),
+        *(({"architectures": [name]}, "architectures") for name in ("MistralForCausalLM", "Qwen2ForCausalLM", "X", "")),
+        ({"architectures": ["LlamaForCausalLM", "GraniteForCausalLM"]}, "architectures"),
         *(({name: bad}, name) for name in TOKENS for bad in (-1, 320, 1.0, True)),
         ({"eos_token_id": [2, 320]}, "eos_token_id"),
         ({"eos_token_id": [2, None]}, "eos_token_id"),
@@ -189,6 +207,30 @@ def test_another_model_type_is_no_helium(value: Any) -> None:
     assert "model_type" in error.what
     assert "'helium' or 'llama'" in str(error.expected)
     assert "no Helium" in str(error.remedy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 2e4, "factor": 4.0}},
+        {"attention_bias": True},
+        {"sliding_window": 4096},
+    ],
+)
+def test_no_remedy_is_to_edit_a_field_that_the_weights_were_trained_with(changes: dict[str, Any]) -> None:
+    remedy = str(refused(LLAMA, **changes).remedy)
+    assert "pass a Helium checkpoint" in remedy
+    assert "optimum-onnx" in remedy
+    assert "correct the field" not in remedy
+
+
+def test_fields_that_say_what_is_built_are_read() -> None:
+    plain = {"rope_scaling": None, "sliding_window": None, "attention_bias": False, "mlp_bias": False,
+             "partial_rotary_factor": 1.0, "hidden_act": "silu", "pretraining_tp": 1, "head_dim": None,
+             "architectures": ["LlamaForCausalLM"]}  # fmt: skip
+    config = read(LLAMA, **plain)
+    assert (config.head_dim, config.architectures) == (16, ("LlamaForCausalLM",))
 
 
 def test_heads_that_do_not_make_the_hidden_size_are_explained() -> None:

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from helium_onnx import contract, recipe
+from helium_onnx.tasks import TASKS, Task
 
 README = Path(__file__).parents[1] / "README.md"
 RECIPES = Path(__file__).parents[1] / "export" / "README.md"
@@ -20,6 +21,10 @@ class Sizes:
     num_key_value_heads: int = 3
     head_dim: int = 8
     vocab_size: int = 11
+    hidden_size: int = 24
+    num_labels: int = 5
+    pad_token_id: int | None = 3
+    task: Task = "text-generation"
 
 
 PAST = "['batch_size', 3, 'past_sequence_length', 8]".replace("'", "")
@@ -135,11 +140,39 @@ def test_model_is_the_same_for_every_provider(direction: contract.Direction) -> 
     assert {spec.dtype for spec in specs[0]} == {"int64", "float16"} if direction == "input" else {"float16"}
 
 
+def test_tasks_without_generation() -> None:
+    """One graph each, whole texts, no past; over our own kernels without a mask. Outputs are float32 in any recipe."""
+    ids, mask = ("input_ids [batch_size, sequence_length] int64", "attention_mask [batch_size, sequence_length] int64")
+    outputs: dict[Task, str] = {
+        "feature-extraction": "last_hidden_state [batch_size, sequence_length, 24] float32",
+        "text-classification": "logits [batch_size, 5] float32",
+        "token-classification": "logits [batch_size, sequence_length, 5] float32",
+    }
+    for task, output in outputs.items():
+        sizes = Sizes(task=task)
+        for provider in contract.ROWS_OF:
+            kinds = {"compute": "float16", "execution_provider": provider}
+            assert [str(spec) for spec in contract.tensors("model", "input", sizes, **kinds)] == [ids, mask]  # type: ignore[arg-type]
+            assert [str(spec) for spec in contract.tensors("model", "output", sizes, **kinds)] == [output]  # type: ignore[arg-type]
+        assert [str(spec) for spec in contract.tensors("native_model", "input", sizes)] == [ids]
+        assert [str(spec) for spec in contract.tensors("native_model", "output", sizes)] == [output]
+
+
+def test_a_classifier_without_padding_takes_one_row() -> None:
+    sizes = Sizes(task="text-classification", pad_token_id=None)
+    assert contract.tensors("model", "input", sizes)[0].dims == (1, "sequence_length")
+    assert contract.tensors("model", "output", sizes)[0].dims == (1, 5)
+    tokens = Sizes(task="token-classification", pad_token_id=None)  # its mask says what is padding
+    assert contract.tensors("model", "input", tokens)[0].dims == ("batch_size", "sequence_length")
+
+
 def test_every_row_is_some_graphs() -> None:
     """A key that no provider maps to would never be read."""
     reachable = {key for keys in contract.ROWS_OF.values() for key in keys.values()}
     assert reachable == {*get_args(contract.CudaGraph), *get_args(contract.StaticGraph)}
-    known = {*contract.GRAPHS, *contract.NATIVE_GRAPHS, *reachable}
+    tasks = {*get_args(contract.TaskGraph), *get_args(contract.NativeTaskGraph)}
+    assert tasks == {f"{kind}{task}" for kind in ("", "native-") for task in TASKS if task != "text-generation"}
+    known = {*contract.GRAPHS, *contract.NATIVE_GRAPHS, *reachable, *tasks}
     assert all(set(row.graphs) <= known for row in contract.TABLE)
     assert set(contract.ROWS_OF) == set(contract.NATIVE_GRAPHS_OF) == set(get_args(recipe.Provider))
 
@@ -177,10 +210,11 @@ def test_each_dimension_is_a_symbol_a_size_or_a_number() -> None:
 
 def test_every_graph_has_a_file() -> None:
     assert set(contract.GRAPH_FILES) == set(contract.GRAPHS) == set(get_args(contract.Graph))
-    assert set(contract.NATIVE_GRAPH_FILES) == set(contract.NATIVE_GRAPHS) == set(get_args(contract.NativeGraph))
-    files = [contract.graph_file(graph) for graph in (*contract.GRAPHS, *contract.NATIVE_GRAPHS)]
+    assert set(contract.NATIVE_GRAPH_FILES) == {*contract.NATIVE_GRAPHS, "native_model"}
+    assert set(contract.NATIVE_GRAPH_FILES) == set(get_args(contract.NativeGraph))
+    files = [contract.graph_file(graph) for graph in (*contract.GRAPHS, *contract.NATIVE_GRAPHS, "native_model")]
     assert files == [*contract.GRAPH_FILES.values(), *contract.NATIVE_GRAPH_FILES.values()]
-    assert len(set(files)) == 5
+    assert len(set(files)) == 6
 
 
 def test_the_table_has_a_line_for_each_name() -> None:
