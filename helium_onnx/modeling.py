@@ -1,9 +1,9 @@
 """Helium in PyTorch, read top-down: norm, rotary embedding, attention, MLP, layer, model.
 
-One module for two uses. Run eagerly it is the reference that parity tests hold against ``transformers``. Under
-``torch.export`` the two operators that every runtime spells differently (``rms_norm`` and ``causal_attention``) leave
-one node each, ``helium_onnx::RMSNorm`` and ``helium_onnx::CausalAttention``, which the passes of ``exporter/passes``
-lower to the graph form that a recipe asks for; the arithmetic written here is those nodes' specification.
+One module a task, for two uses. Run eagerly it is the reference that parity tests hold against ``transformers``. Under
+``torch.export`` the operators that every runtime spells differently (``rms_norm``, ``causal_attention``) and
+``last_token`` leave one node each, as ``helium_onnx::RMSNorm``, which the passes of ``exporter/passes`` lower to the
+graph form that a recipe asks for; the arithmetic written here is those nodes' specification.
 
 Parameter names are the checkpoint's. Architecture: ``transformers`` ``models/helium/modeling_helium.py`` (``model_type:
 helium``) and ``models/llama/modeling_llama.py`` (``model_type: llama``, as kyutai/helium-1-2b).
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from helium_onnx.config import HeliumConfig
 if TYPE_CHECKING:
     from helium_onnx.checkpoint import Checkpoint
 
+#: Keys and values of one layer, or none; what attention gives: output, present key, present value.
+LayerPast: TypeAlias = tuple[Tensor | None, Tensor | None]
+_Attended: TypeAlias = tuple[Tensor, Tensor, Tensor]
 #: Domain of the nodes that the passes lower. No file of a bundle holds one.
 DOMAIN = "helium_onnx"
 
@@ -78,8 +81,8 @@ def causal_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    past_key: Tensor,
-    past_value: Tensor,
+    past_key: Tensor | None,
+    past_value: Tensor | None,
     attention_mask: Tensor,
     cos: Tensor,
     sin: Tensor,
@@ -88,12 +91,13 @@ def causal_attention(
     """Rotate, append to the past, attend. Returns output, present key, present value.
 
     ``query`` ``[batch, sequence, heads * head_dim]``; ``key``, ``value`` ``[batch, sequence, kv_heads * head_dim]``;
-    pasts ``[batch, kv_heads, past_sequence, head_dim]``; ``attention_mask`` ``[batch, past_sequence + sequence]``, 1
-    for a token and 0 for padding on either side; tables as of :func:`rope_tables`.
+    pasts ``[batch, kv_heads, past_sequence, head_dim]``, or None for no past; ``attention_mask``
+    ``[batch, past_sequence + sequence]``, 1 for a token and 0 for padding on either side; tables as of
+    :func:`rope_tables`.
     """
     heads, groups, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     if torch.compiler.is_exporting():
-        present_shape = (past_key.shape[0], groups, attention_mask.shape[1], size)
+        present_shape = (query.shape[0], groups, attention_mask.shape[1], size)
         output, present_key, present_value = ops.symbolic_multi_out(
             f"{DOMAIN}::CausalAttention",
             [query, key, value, past_key, past_value, attention_mask, cos, sin],
@@ -103,7 +107,7 @@ def causal_attention(
                 "head_dim": size,
                 "interleaved": int(config.rope_interleaved),
             },
-            dtypes=[query.dtype, past_key.dtype, past_value.dtype],
+            dtypes=[query.dtype, key.dtype, value.dtype],
             shapes=[query.shape, present_shape, present_shape],
             version=1,
         )
@@ -121,7 +125,8 @@ def causal_attention(
         cos_rows, sin_rows, interleaved=config.rope_interleaved,
     )  # fmt: skip
     v = value.view(batch, length, groups, size).transpose(1, 2)
-    present_key, present_value = torch.cat((past_key, k), dim=2), torch.cat((past_value, v), dim=2)
+    present_key = k if past_key is None else torch.cat((past_key, k), dim=2)
+    present_value = v if past_value is None else torch.cat((past_value, v), dim=2)
 
     total = present_key.shape[2]
     new = torch.arange(total - length, total, device=query.device)
@@ -133,6 +138,28 @@ def causal_attention(
     weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     mixed = weights @ present_value.repeat_interleave(heads // groups, dim=1)
     return mixed.transpose(1, 2).reshape(batch, length, heads * size), present_key, present_value
+
+
+def last_token(x: Tensor, input_ids: Tensor, pad_token_id: int | None) -> Tensor:
+    """Each row's rightmost token that is no padding: of ``x [batch, sequence, hidden_size]`` ``[batch, hidden_size]``.
+
+    By ``input_ids``, as ``transformers`` does (GenericForSequenceClassification): of a row of padding throughout the
+    first, and without a ``pad_token_id`` the last one.
+    """
+    if pad_token_id is None:
+        return x[:, -1]
+    if torch.compiler.is_exporting():
+        y: Tensor = ops.symbolic(
+            f"{DOMAIN}::LastToken",
+            [x, input_ids],
+            attrs={"pad_token_id": pad_token_id},
+            dtype=x.dtype,
+            shape=(x.shape[0], x.shape[2]),
+            version=1,
+        )
+        return y
+    places = torch.arange(input_ids.shape[1], device=input_ids.device) * (input_ids != pad_token_id)
+    return x[torch.arange(x.shape[0], device=x.device), places.argmax(-1)]
 
 
 class RMSNorm(nn.Module):
@@ -160,9 +187,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor], attention_mask: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, past: LayerPast, attention_mask: Tensor, cos: Tensor, sin: Tensor) -> _Attended:
         mixed, key, value = causal_attention(
             self.q_proj(x), self.k_proj(x), self.v_proj(x), *past, attention_mask, cos, sin, self.config
         )
@@ -203,9 +228,7 @@ class DecoderLayer(nn.Module):
         layer.load_state_dict(state, assign=True)
         return layer.eval().requires_grad_(False)
 
-    def forward(
-        self, x: Tensor, past: tuple[Tensor, Tensor], attention_mask: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, past: LayerPast, attention_mask: Tensor, cos: Tensor, sin: Tensor) -> _Attended:
         attended, key, value = self.self_attn(self.input_layernorm(x), past, attention_mask, cos, sin)
         x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x)), key, value
@@ -269,3 +292,35 @@ class HeliumForCausalLM(nn.Module):
             x, key, value = layer(x, (past[2 * i], past[2 * i + 1]), attention_mask, self.cos, self.sin)
             present += [key, value]
         return self.lm_head(self.model.norm(x)), *present
+
+
+class HeliumWithoutHead(nn.Module):
+    """The tasks without generation, by ``config.task``: HeliumModel, and the two classifiers over it.
+
+    ``forward(input_ids, attention_mask)`` takes int64 ``[batch, sequence]`` twice, padded on either side, and returns
+    for ``feature-extraction`` what the last norm gives, ``[batch, sequence, hidden_size]``; for ``text-classification``
+    logits ``[batch, num_labels]``; for ``token-classification`` logits ``[batch, sequence, num_labels]``.
+    """
+
+    def __init__(self, config: HeliumConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if config.task != "feature-extraction":
+            bias = config.task == "token-classification" and config.token_classification_bias
+            self.score = nn.Linear(config.hidden_size, config.num_labels, bias=bias)
+        cos, sin = rope_tables(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.cos: Tensor
+        self.sin: Tensor
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.model.embed_tokens(input_ids)
+        for layer in self.model.layers:
+            x, _, _ = layer(x, (None, None), attention_mask, self.cos, self.sin)
+        x = self.model.norm(x)
+        if self.config.task == "text-classification":
+            x = last_token(x, input_ids, self.config.pad_token_id)
+        y: Tensor = x if self.config.task == "feature-extraction" else self.score(x)
+        return y

@@ -9,17 +9,21 @@ from __future__ import annotations
 import os
 import threading
 from importlib.metadata import version
-from pathlib import Path
 
 from helium_onnx import contract
 from helium_onnx._version import __version__
+from helium_onnx.adapters.given import GivenAdapters, checked_mode, given_adapters
+from helium_onnx.adapters.labels import labels_config
+from helium_onnx.adapters.merging import merged
 from helium_onnx.bundle import Bundle, BundleWriter, sha256
 from helium_onnx.checkpoint import Checkpoint
+from helium_onnx.errors import UsageError
 from helium_onnx.exporter.calibration import Calibration, load_calibration
 from helium_onnx.exporter.client_files import write_client_files
 from helium_onnx.exporter.context import check_context, with_context
 from helium_onnx.exporter.graphs import build_graphs, graph_record, save_graph
 from helium_onnx.exporter.key_value_scales import key_value_scales
+from helium_onnx.exporter.pipelines import check_task
 from helium_onnx.exporter.quantization import (
     allocated,
     check_calibration,
@@ -29,12 +33,14 @@ from helium_onnx.exporter.quantization import (
     quantization_record,
 )
 from helium_onnx.exporter.quantize.allocation import Allocation, Budget
+from helium_onnx.exporter.runtime_adapters import RuntimeAdapters, check_recipe
 from helium_onnx.exporter.trace import trace
 from helium_onnx.exporter.weights import WeightPlan
 from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.manifest import FORMAT_VERSION, FileRecord, Manifest
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 from helium_onnx.recipe import Recipe, load_recipe
+from helium_onnx.tasks import AUTO, Task, checked_task
 from helium_onnx.tokenizer import Tokenizer
 
 #: Graphs, tokenizer and manifest: what a bundle takes beside its weights, with room to spare.
@@ -46,6 +52,7 @@ def export(
     checkpoint: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    task: str = AUTO,
     recipe: str | os.PathLike[str] | Recipe = "cpu-int4",
     calibration: str | os.PathLike[str] | None = None,
     budget: str | None = None,
@@ -54,20 +61,35 @@ def export(
     force: bool = False,
     revision: str | None = None,
     offline: bool = False,
+    adapter: GivenAdapters = None,
+    adapter_mode: str = "merge",
     progress: ProgressCallback | None = None,
 ) -> Bundle:
     """See :func:`helium_onnx.export`."""
     report = progress or silent
     chosen = with_context(load_recipe(recipe), context_length)
+    wanted = checked_task(task)
     goal = Budget.parse(budget, max_kl)
     check_calibration(chosen, calibration, goal)
     BundleWriter(out, force=force, expected_bytes=0).check_target()  # before a minute's work, and again with the lock
     report(ProgressEvent("read", os.fspath(checkpoint)))
     source = Checkpoint.open(resolve_checkpoint(checkpoint, revision=revision, offline=offline))
+    given, beside = given_adapters(adapter), None
+    if checked_mode(adapter_mode) == "merge":
+        folders = [folder for _, folder in given]
+        source = merged(source, folders).as_task(wanted, labels_config(folders))
+    else:
+        source = source.as_task(wanted)
     config = source.config
+    if config.task != "text-generation":
+        check_options(config.task, goal=goal, adapter_mode=adapter_mode)
     check_context(context_length, chosen, config)
+    check_task(config, chosen)
     source.check_tensors(config)
-    chosen.check_matrices(matrices(config))
+    if adapter_mode == "runtime":
+        check_recipe(chosen)
+        beside = RuntimeAdapters(source, given)
+    chosen.check_matrices(matrices(config), config.hidden_size)
     tokenizer = read_tokenizer(source)
     text: Calibration | None = None
     if needs_calibration(chosen) or calibration is not None or goal is not None:
@@ -82,7 +104,7 @@ def export(
 
     report(ProgressEvent("trace", f"{config.num_hidden_layers} layers, {config.num_parameters / 1e6:.1f} M parameters"))
     plan = WeightPlan()
-    graphs = build_graphs(trace(config), plan, config, chosen, scales)
+    graphs = build_graphs(trace(config), plan, config, chosen, scales, adaptable=beside is not None)
     with BundleWriter(out, force=force, expected_bytes=plan.total_bytes + _SMALL_FILES_BYTES) as writer:
         digests = _Digests(source)
         (writer.folder / "onnx").mkdir()
@@ -91,10 +113,11 @@ def export(
         write_client_files(writer.folder, source, chosen)
         plan.write(writer.folder / contract.WEIGHTS_FILE, source, make_quantizer(source, chosen, text), report)
         report(ProgressEvent("finish", "digests and flush to disk"))
+        adapters = {} if beside is None else beside.write(writer.folder, digests.records())
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             helium_onnx=__version__,
-            task="text-generation",
+            task=config.task,
             licence=source.licence,
             recipe=chosen.to_dict(),
             quantization=quantization_record(chosen, text, allocation),
@@ -104,8 +127,26 @@ def export(
             source=digests.records(),
             tools={name: version(name) for name in _TOOLS},
             files=(),
+            adapters=adapters,
         )
         return writer.commit(manifest)
+
+
+def check_options(task: Task, *, goal: Budget | None, adapter_mode: str) -> None:
+    """Raise UsageError for what is built for text generation alone."""
+    if goal is not None:
+        raise UsageError(
+            "a budget is for text generation",
+            found=f"the task {task}",
+            expected="a model whose loss is that of the next token: matrices are chosen by it",
+            remedy="choose a recipe by its bits: cpu-int8, cpu-int4",
+        )
+    if adapter_mode == "runtime":
+        raise UsageError(
+            "adapters that are chosen per request are for text generation",
+            found=f"the task {task}",
+            remedy="merge the adapter: --adapter-mode merge",
+        )
 
 
 def read_tokenizer(source: Checkpoint) -> Tokenizer:
@@ -123,8 +164,7 @@ class _Digests:
     """SHA-256 of the checkpoint's files, computed beside the quantization: hashing lets other threads run."""
 
     def __init__(self, source: Checkpoint) -> None:
-        self._files = source.source_files()
-        self._folder = source.folder
+        self._source = source
         self._records: list[FileRecord] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="helium-onnx-digests", daemon=True)
@@ -132,13 +172,11 @@ class _Digests:
 
     def _run(self) -> None:
         try:
-            for path in self._files:
-                self._records.append(FileRecord(self._name(path), path.stat().st_size, sha256(path)))
+            for path in self._source.source_files():
+                record = FileRecord(self._source.source_name(path), path.stat().st_size, sha256(path))
+                self._records.append(record)
         except BaseException as error:
             self._error = error
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._folder).as_posix()
 
     def records(self) -> tuple[FileRecord, ...]:
         self._thread.join()

@@ -21,12 +21,25 @@ def write_client_files(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> 
     raw = _read(checkpoint.folder / "config.json")
     # transformers.js looks for weights beside the graph only when told; "model.onnx": 1 counts the data files.
     raw["transformers.js_config"] = {"use_external_data_format": {"model.onnx": 1}}
+    if config.task != "text-generation":
+        raw["architectures"] = list(config.architectures)
+        if config.id2label:
+            raw["id2label"] = {str(i): label for i, label in enumerate(config.id2label)}
+            raw["label2id"] = {label: i for i, label in enumerate(config.id2label)}
+            raw["problem_type"] = config.problem_type
+        _write(folder / "config.json", raw)
+        _copy_rest(checkpoint, folder)
+        return
     if (cache := recipe.precision.key_value_cache) != "float32":
         # Version 4 reads the type off the graph. Version 3 needs to be told float16, and refuses others by name.
         raw["transformers.js_config"]["kv_cache_dtype"] = cache
     _write(folder / "config.json", raw)
     _write(folder / "generation_config.json", _generation_config(checkpoint))
     _write(folder / "genai_config.json", genai_config(config, recipe))
+    _copy_rest(checkpoint, folder)
+
+
+def _copy_rest(checkpoint: Checkpoint, folder: Path) -> None:
     _copy_tokenizer(checkpoint.folder, folder)
     for path in sorted(checkpoint.folder.glob("LICENSE*")):
         shutil.copyfile(path, folder / path.name)

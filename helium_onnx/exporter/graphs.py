@@ -46,14 +46,16 @@ def build_graphs(
     config: HeliumConfig,
     recipe: Recipe,
     scales: Sequence[LayerScales] | None = None,
+    *,
+    adaptable: bool = False,
 ) -> dict[Graph | NativeGraph, ir.Model]:
     """The graphs of the contract from one trace; ``plan`` then knows every tensor they need.
 
-    ``scales`` are those of an int8 key/value cache, layer by layer.
+    ``scales`` are those of an int8 key/value cache, layer by layer. ``adaptable``: the graphs take LoRA adapters.
     """
     run_passes(traced, weight_passes(plan, config, recipe, scales), "the traced graph")
     built: dict[Graph | NativeGraph, ir.Model] = {}
-    for name, passes in graph_passes(config, recipe).items():
+    for name, passes in graph_passes(config, recipe, adaptable=adaptable).items():
         built[name] = model = traced.clone()
         run_passes(model, passes, contract.graph_file(name))
     for name, model in built.items():
@@ -71,13 +73,15 @@ def _finish(model: ir.Model, graph: Graph | NativeGraph, config: HeliumConfig, r
     model.graph.opset_imports.pop(DOMAIN, None)  # of the nodes that the passes have lowered: no runtime knows it
     directions: tuple[Direction, Direction] = ("input", "output")
     for values, direction in zip((model.graph.inputs, model.graph.outputs), directions, strict=True):
-        by_name = {value.name: value for value in values}
+        optional = [value for value in values if value.is_initializer()]
+        by_name = {value.name: value for value in values if not value.is_initializer()}
         specs = _specs(graph, direction, config, recipe)
         assert set(by_name) == {spec.name for spec in specs}, f"{graph}.onnx: {direction}s are not the contract's"
         values.clear()
         for spec in specs:
             by_name[spec.name].shape = ir.Shape(spec.dims)
             values.append(by_name[spec.name])
+        values.extend(optional)
     for name, value in list(model.graph.initializers.items()):
         if not value.uses():
             del model.graph.initializers[name]

@@ -10,7 +10,10 @@ import onnx_ir as ir
 from helium_onnx.checkpoint import expected_tensors
 from helium_onnx.config import HeliumConfig
 from helium_onnx.contract import Graph, NativeGraph
+from helium_onnx.errors import RecipeError
 from helium_onnx.exporter.key_value_scales import LayerScales
+from helium_onnx.exporter.passes.add_low_rank import AddLowRank
+from helium_onnx.exporter.passes.float32_output import Float32Output
 from helium_onnx.exporter.passes.forget_shapes import ForgetShapes
 from helium_onnx.exporter.passes.fuse_gate_device import FuseGateDevice
 from helium_onnx.exporter.passes.fuse_norm_device import FuseNormDevice
@@ -29,6 +32,7 @@ from helium_onnx.exporter.passes.lower_attention_static_standard import LowerAtt
 from helium_onnx.exporter.passes.lower_attention_universal import LowerAttentionUniversal
 from helium_onnx.exporter.passes.lower_embedding_device import LowerEmbeddingDevice
 from helium_onnx.exporter.passes.lower_gate import LowerGate
+from helium_onnx.exporter.passes.lower_last_token import LowerLastToken
 from helium_onnx.exporter.passes.lower_linear_device import LowerLinearDevice
 from helium_onnx.exporter.passes.lower_linear_native import LowerLinearNative
 from helium_onnx.exporter.passes.lower_norm import (
@@ -127,13 +131,16 @@ class Pipeline:
 
     ``weights`` are run once, before the graphs part: they read the same weights. ``graphs`` make each graph of the
     canonical model; ``native`` likewise the native ones, where ``has_native`` says that our kernels know all that the
-    recipe asks for. NameNodes ends every list.
+    recipe asks for. ``whole_texts`` makes the one graph of a task without generation (None: the provider has none), and
+    ``native_whole_texts`` its native one. NameNodes ends every list.
     """
 
     weights: Callable[[WeightPlan, HeliumConfig, Recipe, Sequence[LayerScales] | None], Passes]
     graphs: Mapping[Graph, Callable[[], Passes]]
     native: Mapping[NativeGraph, Callable[[], Passes]] = field(default_factory=dict)
     has_native: Callable[[HeliumConfig, Recipe], bool] = lambda _config, _recipe: False
+    whole_texts: Callable[[], Passes] | None = None
+    native_whole_texts: Callable[[], Passes] | None = None
 
 
 #: By the recipe's ``execution_provider`` and ``graph.operators``.
@@ -154,6 +161,11 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
             ],
         },
         _native_cpu,
+        lambda: [LowerLastToken(), LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm()],
+        lambda: [
+            LowerLastToken(), LowerAttentionNative(), LowerNormFused(), FuseSkipNorm(),
+            LowerLinearNative(last_position=False),
+        ],
     ),
     ("cpu", "standard"): Pipeline(
         _float32_weights,
@@ -162,6 +174,7 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
             "decode": lambda: [LowerAttentionStandard(), LowerNormStandard()],
             "model": lambda: [LowerAttentionStandard(), LowerNormStandard()],
         },
+        whole_texts=lambda: [LowerLastToken(), LowerAttentionStandard(), LowerNormStandard()],
     ),
     ("cuda", "onnxruntime"): Pipeline(
         _half_precision_weights,
@@ -177,6 +190,9 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
             ],
         },
         _native_cuda,
+        lambda: [
+            LowerLastToken(), LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm(), LowerGate(), Float32Output(),
+        ],
     ),
     ("qnn", "opset-23"): Pipeline(
         _npu_weights,
@@ -206,6 +222,18 @@ def pipeline(recipe: Recipe) -> Pipeline:
     return PIPELINES[recipe.execution_provider, recipe.graph.operators]
 
 
+def check_task(config: HeliumConfig, recipe: Recipe) -> None:
+    """Raise RecipeError where the recipe's provider has no graph for a task without generation."""
+    if config.task == "text-generation" or pipeline(recipe).whole_texts is not None:
+        return
+    raise RecipeError(
+        f"the recipe {recipe.name} is for text generation",
+        found=f"the task {config.task}, whose texts have any length",
+        expected=f"text-generation: graphs for {recipe.execution_provider} have fixed shapes, made for its steps",
+        remedy="choose a recipe for CPUs (cpu-int8) or for CUDA (cuda-fp16)",
+    )
+
+
 def has_native_graphs(config: HeliumConfig, recipe: Recipe) -> bool:
     """Whether our kernels know all that the recipe asks for."""
     return pipeline(recipe).has_native(config, recipe)
@@ -218,10 +246,21 @@ def weight_passes(
     return pipeline(recipe).weights(plan, config, recipe, scales)
 
 
-def graph_passes(config: HeliumConfig, recipe: Recipe) -> dict[Graph | NativeGraph, Passes]:
-    """The passes that make each graph of a bundle out of the canonical model, in order."""
+def graph_passes(config: HeliumConfig, recipe: Recipe, *, adaptable: bool = False) -> dict[Graph | NativeGraph, Passes]:
+    """The passes that make each graph of a bundle out of the canonical model, in order.
+
+    ``adaptable``: the graphs take LoRA adapters as inputs.
+    """
     row = pipeline(recipe)
-    lists: dict[Graph | NativeGraph, Passes] = {graph: make() for graph, make in row.graphs.items()}
-    if row.has_native(config, recipe):
-        lists |= {graph: make() for graph, make in row.native.items()}
-    return {graph: [*passes, NameNodes()] for graph, passes in lists.items()}
+    native = row.has_native(config, recipe)
+    lists: dict[Graph | NativeGraph, Passes]
+    if config.task == "text-generation":
+        lists = {graph: make() for graph, make in row.graphs.items()}
+        lists |= {graph: make() for graph, make in row.native.items()} if native else {}
+    else:
+        assert row.whole_texts is not None, "check_task comes first"
+        lists = {"model": row.whole_texts()}
+        if native and row.native_whole_texts is not None:
+            lists["native_model"] = row.native_whole_texts()
+    adapters: Passes = [AddLowRank(config)] if adaptable else []
+    return {graph: [*passes, *adapters, NameNodes()] for graph, passes in lists.items()}

@@ -13,6 +13,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -23,7 +24,7 @@ from helium_onnx.checkpoint import EMBEDDING, HEAD
 from helium_onnx.config import HeliumConfig
 from helium_onnx.exporter.passes.repeat_layers import RepeatLayers
 from helium_onnx.exporter.passes.rewriting import static_shape
-from helium_onnx.modeling import HeliumForCausalLM
+from helium_onnx.modeling import HeliumForCausalLM, HeliumWithoutHead
 
 #: The standard operator set of all graphs: what torch's exporter writes without a version conversion. Set 23 would
 #: ask for IR version 11, which device runtimes refuse (graphs.IR_VERSION).
@@ -33,8 +34,8 @@ OPSET = 18
 def trace(config: HeliumConfig) -> ir.Model:
     """The canonical graph: inputs and outputs of the contract's ``model`` row, weights as initializers without data.
 
-    Besides standard operators it holds ``helium_onnx::RMSNorm`` and ``helium_onnx::CausalAttention`` nodes, which the
-    passes lower. Initializers bear the checkpoint's tensor names, and ``cos`` and ``sin`` are the rotary tables.
+    Besides standard operators it holds nodes of ``modeling.DOMAIN``, which the passes lower. Initializers bear the
+    checkpoint's tensor names, and ``cos`` and ``sin`` are the rotary tables.
     """
     traced_layers = min(config.num_hidden_layers, 2)
     model = _export(dataclasses.replace(config, num_hidden_layers=traced_layers))
@@ -54,36 +55,61 @@ def placeholder(name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Ext
 
 
 def _export(config: HeliumConfig) -> ir.Model:
-    layers = range(config.num_hidden_layers)
-    kinds = [f".{i}.{kind}" for i in layers for kind in ("key", "value")]
-    # Example sizes differ from each other and from 0 and 1, so that the exporter cannot take one for another.
-    batch, new, past_length = 2, 3, 5
-    dynamic_shapes = (
-        {0: "batch_size", 1: "sequence_length"},
-        {0: "batch_size", 1: "total_sequence_length"},
-        [{0: "batch_size", 2: "past_sequence_length"}] * len(kinds),
-    )
     with FakeTensorMode(), _quiet():
-        module = HeliumForCausalLM(config).eval()
-        past = [torch.zeros(batch, config.num_key_value_heads, past_length, config.head_dim) for _ in kinds]
-        arguments = (
-            torch.zeros(batch, new, dtype=torch.long),
-            torch.ones(batch, past_length + new, dtype=torch.long),
-            past,
-        )
+        module, arguments, names = (_language_model if config.task == "text-generation" else _without_head)(config)
         program = torch.onnx.export(
-            module,
+            module.eval(),
             arguments,
             dynamo=True,
             opset_version=OPSET,
             optimize=False,  # its folding wants real data, and our passes know what they look for
             verbose=False,
-            input_names=["input_ids", "attention_mask", *("past_key_values" + k for k in kinds)],
-            output_names=["logits", *("present" + k for k in kinds)],
-            dynamic_shapes=dynamic_shapes,
+            input_names=names.inputs,
+            output_names=names.outputs,
+            dynamic_shapes=names.dynamic_shapes,
         )
     assert program is not None
     return program.model
+
+
+@dataclass(frozen=True)
+class _Names:
+    inputs: list[str]
+    outputs: list[str]
+    dynamic_shapes: tuple[object, ...]
+
+
+#: Example sizes differ from each other and from 0 and 1, so that the exporter cannot take one for another.
+_BATCH, _NEW, _PAST = 2, 3, 5
+
+
+def _language_model(config: HeliumConfig) -> tuple[torch.nn.Module, tuple[object, ...], _Names]:
+    """The module, example arguments, and what the graph calls them."""
+    kinds = [f".{i}.{kind}" for i in range(config.num_hidden_layers) for kind in ("key", "value")]
+    past = [torch.zeros(_BATCH, config.num_key_value_heads, _PAST, config.head_dim) for _ in kinds]
+    arguments = (
+        torch.zeros(_BATCH, _NEW, dtype=torch.long),
+        torch.ones(_BATCH, _PAST + _NEW, dtype=torch.long),
+        past,
+    )
+    names = _Names(
+        ["input_ids", "attention_mask", *("past_key_values" + k for k in kinds)],
+        ["logits", *("present" + k for k in kinds)],
+        (
+            {0: "batch_size", 1: "sequence_length"},
+            {0: "batch_size", 1: "total_sequence_length"},
+            [{0: "batch_size", 2: "past_sequence_length"}] * len(kinds),
+        ),
+    )
+    return HeliumForCausalLM(config), arguments, names
+
+
+def _without_head(config: HeliumConfig) -> tuple[torch.nn.Module, tuple[object, ...], _Names]:
+    """Likewise for the other tasks."""
+    row = {0: "batch_size", 1: "sequence_length"}
+    output = "last_hidden_state" if config.task == "feature-extraction" else "logits"
+    arguments = (torch.zeros(_BATCH, _NEW, dtype=torch.long), torch.ones(_BATCH, _NEW, dtype=torch.long))
+    return HeliumWithoutHead(config), arguments, _Names(["input_ids", "attention_mask"], [output], (row, row))
 
 
 @contextlib.contextmanager

@@ -188,7 +188,7 @@ def test_prefill_gives_each_row_its_last_logits(exported: Exported) -> None:
 def test_an_export_with_the_other_rope_is_noticed(exported: Exported, tmp_path: Path) -> None:
     flipped = {"helium": "llama", "llama": "helium"}[exported.graphs.config.model_type]
     checkpoint = shutil.copytree(exported.checkpoint, tmp_path / "checkpoint")
-    tiny.edit_json(checkpoint / "config.json", model_type=flipped)
+    tiny.edit_json(checkpoint / "config.json", model_type=flipped, architectures=[f"{flipped.capitalize()}ForCausalLM"])
     bundle = helium_onnx.export(checkpoint, tmp_path / "bundle", recipe=exported.recipe)
     (row,) = rows_of(LENGTH)
     expected = reference.logits_of(exported.model, row)

@@ -51,6 +51,11 @@ def group_query_attention(
         inputs = [*inputs, *[None] * (12 - len(inputs)), *scales]  # k_scale and v_scale are inputs 12 and 13
         named |= _INT8
     output, *present = rewriter.op_outputs("GroupQueryAttention", *inputs, outputs=3, domain=MICROSOFT, **named)
+    if attention.inputs[3] is None and computed == ir.DataType.FLOAT:
+        # Nobody reads what is kept for later. The CPU's kernel then keeps nothing; CUDA's, in half precision, asks for
+        # a place all the same (1.31.1: "present_key and present_value are required").
+        for value in present:
+            value.name = ""  # absent, in ONNX's spelling
     if kernel_type(attention) != computed:
         output = rewriter.op("Cast", output, to=int(computed))
     rewriter.replace(output, *present)

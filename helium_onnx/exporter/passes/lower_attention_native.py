@@ -17,19 +17,29 @@ class LowerAttentionNative(ir.passes.InPlacePass):
     memory and traffic at no loss that can be measured. ``qkv`` is the input of the ``Split`` that made q, k and v, or
     their ``Concat``, which LowerLinearNative makes part of the projections. The graph's input ``past_lengths`` (tokens
     that each row's past holds) takes the place of ``attention_mask``.
+
+    Without a past, which is None then: over zeros for as many tokens as there are new ones, of which none is read. Rows
+    are then padded on the right, where no token of theirs looks, and ``attention_mask`` goes.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         nodes = nodes_of(model, DOMAIN, "CausalAttention")
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        lengths = ir.Value(name="past_lengths", shape=ir.Shape(["batch_size"]), type=ir.TensorType(ir.DataType.INT64))
-        model.graph.inputs.append(lengths)
+        whole_texts = nodes[0].inputs[3] is None
+        empty: ir.Value | None = None
+        if whole_texts:
+            lengths, empty = _no_past(nodes[0], next(v for v in model.graph.inputs if v.name == "input_ids"))
+        else:
+            int64 = ir.TensorType(ir.DataType.INT64)
+            lengths = ir.Value(name="past_lengths", shape=ir.Shape(["batch_size"]), type=int64)
+            model.graph.inputs.append(lengths)
         for node in nodes:
             rewriter = Rewriter(node)
             *projections, past_key, past_value, _, cos, sin = node.inputs[:8]
             split = common_split(projections)
             packed = rewriter.op("Concat", *projections, axis=-1) if split is None else split.inputs[0]
+            past_key, past_value = (empty, empty) if whole_texts else (past_key, past_value)
             assert past_key is not None
             assert past_value is not None
             for value in (past_key, past_value, *node.outputs[1:]):
@@ -51,6 +61,20 @@ class LowerAttentionNative(ir.passes.InPlacePass):
             assert not value.uses(), "attention_mask is read outside of attention"
             model.graph.inputs.remove(value)
         return ir.passes.PassResult(model, modified=True)
+
+
+def _no_past(attention: ir.Node, input_ids: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Lengths of 0, and float16 zeros ``[batch_size, key/value heads, sequence_length, head_dim]``, in one place for
+    all layers: in front of everything, since the operator asks for a buffer to write keys and values to.
+    """
+    assert isinstance(attention.graph, ir.Graph)
+    rewriter = Rewriter(next(iter(attention.graph)))
+    batch, length = (rewriter.op("Shape", input_ids, start=axis, end=axis + 1) for axis in (0, 1))
+    lengths = rewriter.op("Expand", rewriter.constant([0]), batch)
+    heads = rewriter.constant([attention.attributes["kv_num_heads"].as_int()])
+    size = rewriter.constant([attention.attributes["head_dim"].as_int()])
+    zero = rewriter.constant(0.0, ir.DataType.FLOAT16)
+    return lengths, rewriter.op("Expand", zero, rewriter.op("Concat", batch, heads, length, size, axis=0))
 
 
 def common_split(projections: list[ir.Value | None]) -> ir.Node | None:

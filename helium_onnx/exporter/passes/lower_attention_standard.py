@@ -16,8 +16,9 @@ class LowerAttentionStandard(ir.passes.InPlacePass):
     """Pattern: ``helium_onnx::CausalAttention(q, k, v, past_key, past_value, attention_mask, cos, sin)``.
 
     Replacement: what ``modeling.causal_attention`` computes, node by node: split heads, rotate at positions counted
-    from the mask, ``Concat`` with the past, ``MatMul``, mask, ``Softmax``, ``MatMul``, join heads. Exact under left
-    and right padding. Present is a new tensor, one step longer than past: past and present cannot share a buffer.
+    from the mask, ``Concat`` with the past (where there is one), ``MatMul``, mask, ``Softmax``, ``MatMul``, join heads.
+    Exact under left and right padding. Present is a new tensor, one step longer than past: past and present cannot
+    share a buffer.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -71,8 +72,9 @@ def _lower(node: ir.Node, cos: ir.Value, sin: ir.Value, allowed: ir.Value) -> No
 
     q = _rotate(rewriter, split(query, heads), cos, sin, heads, size, interleaved)
     k = _rotate(rewriter, split(key, groups), cos, sin, groups, size, interleaved)
-    present_key = rewriter.op("Concat", past_key, k, axis=2)
-    present_value = rewriter.op("Concat", past_value, split(value, groups), axis=2)
+    v = split(value, groups)
+    present_key = k if past_key is None else rewriter.op("Concat", past_key, k, axis=2)
+    present_value = v if past_value is None else rewriter.op("Concat", past_value, v, axis=2)
     # q is scaled, and not the scores: in float16 these would overflow first.
     scaled = rewriter.op("Mul", q, rewriter.constant(1.0 / math.sqrt(size), compute))
     scores = rewriter.op("MatMul", scaled, rewriter.op("Transpose", repeated(present_key), perm=[0, 1, 3, 2]))

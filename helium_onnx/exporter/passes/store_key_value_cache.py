@@ -25,7 +25,7 @@ class StoreKeyValueCache(ir.passes.InPlacePass):
     Replacement: the same over past and present of the recipe's type, of which the lowering passes make what the kernel
     asks for. For float16 the rotary tables ``cos`` and ``sin`` are float16 too, since the kernel is then float16
     throughout; for int8 two inputs follow, the layer's scales of keys and of values, in float32 whatever the graph
-    computes in. The type that it computes in changes nothing.
+    computes in. The type that it computes in changes nothing, and neither does any where there is no past.
     """
 
     def __init__(self, plan: WeightPlan, precision: Precision, scales: Sequence[LayerScales] | None) -> None:
@@ -35,7 +35,7 @@ class StoreKeyValueCache(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         nodes = nodes_of(model, DOMAIN, "CausalAttention")
-        if not nodes or self.dtype == computed_type(nodes[0]):
+        if not nodes or nodes[0].inputs[3] is None or self.dtype == computed_type(nodes[0]):
             return ir.passes.PassResult(model, modified=False)
         for node in nodes:
             for value in (*node.inputs[3:5], *node.outputs[1:3]):

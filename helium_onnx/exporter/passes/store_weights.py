@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from helium_onnx.checkpoint import EMBEDDING, HEAD
+from helium_onnx.checkpoint import EMBEDDING, HEAD, SCORE
 from helium_onnx.config import HeliumConfig
 from helium_onnx.exporter.passes.rewriting import MICROSOFT, SOURCE, Rewriter, static_shape
 from helium_onnx.exporter.stored_tensors import Keep, Quantized, RopeTables, Transform, Transposed
@@ -45,7 +45,7 @@ class StoreLinear(ir.passes.InPlacePass):
 
     def _store(self, graph: ir.Graph, matmul: ir.Node, weight: ir.Value) -> None:
         # The exporter keeps one of a tied pair's names for both, so the head is known by its output.
-        is_head = any(output.name == "logits" for output in matmul.outputs)
+        is_head = weight.name != SCORE and any(output.name == "logits" for output in matmul.outputs)
         name = HEAD if is_head else str(weight.name)
         source = EMBEDDING if is_head and self.config.tie_word_embeddings else weight.metadata_props.get(SOURCE, name)
         rows, columns = static_shape(weight)

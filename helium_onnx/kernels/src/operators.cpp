@@ -10,6 +10,9 @@
 //     present_key, present_value). Past and present are [batch, kv_num_heads, capacity, head_dim] and may be one
 //     buffer. Attributes: num_heads, kv_num_heads, head_dim, interleaved. CausalAttentionFloat16 has past
 //     and present in float16. The tables may be float32 or float16 in either.
+// LowRankUpdate(y [batch, tokens, sum of rows], x [batch, tokens, columns], then of each matrix: a [columns, rank],
+//     b [rank, rows]) -> y + x a b, each matrix's product behind the other. All float32. A rank may be 0, and differs from
+//     call to call. Attributes: columns, rows and gated, as above.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -355,6 +358,8 @@ struct CausalAttention {
     }
 };
 
+#include "low_rank.inl"
+
 }  // namespace
 }  // namespace helium
 
@@ -368,8 +373,9 @@ HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* b
     static const Registration<QuantizedLinear> linear;
     static const Registration<CausalAttention<false>> attention;
     static const Registration<CausalAttention<true>> attention_half;
+    static const Registration<LowRankUpdate> low_rank;
     const Calls ort{base->get_api(ort::kApiVersion)};
-    return register_operators(ort, options, {&linear, &attention, &attention_half});
+    return register_operators(ort, options, {&linear, &attention, &attention_half, &low_rank});
 }
 
 HELIUM_EXPORT const char* helium_kernels_name() { return helium::g_kernels->name; }
