@@ -69,6 +69,7 @@ class PrefixCache:
         """Whether tokens that decode steps wrote may be kept, or those of prefill calls alone."""
         self.max_bytes = max_bytes
         self._root = Block(None, (), [])
+        self._roots = {"": self._root}
         # All blocks of the tree, least recently used first. A path is always touched from its end to its beginning, so
         # the first one has no children (but for an interruption in between, which _evict looks out for). A block is
         # here before it is in the tree, and longer: never uncounted.
@@ -79,6 +80,13 @@ class PrefixCache:
     def nbytes(self) -> int:
         """Bytes of the stored keys and values."""
         return len(self._order) * self.block_tokens * self._token_bytes
+
+    def switch(self, key: str) -> None:
+        """Go on with what was kept under ``key``: keys and values of one adapter are no others'. The bytes are one sum.
+
+        At first the key is empty.
+        """
+        self._root = self._roots.setdefault(key, Block(None, (), []))
 
     def restore(self, prompt_ids: Sequence[int], past: Past) -> int:
         """Fill the empty one-row ``past`` with the longest known prefix; return its tokens. The last is always left."""
@@ -108,11 +116,12 @@ class PrefixCache:
         self._touch(path)
 
     def entries(self) -> list[Entry]:
-        """All blocks, parents before children, else most recently used first."""
+        """All blocks under the current key, parents before children, else most recently used first."""
         numbers: dict[Block, int] = {self._root: -1}
         for block in reversed(self._order):
-            if _in_tree(block):
-                for step in reversed([block, *_parents(block)]):
+            path = [block, *_parents(block)]
+            if _in_tree(block) and path[-1] is self._root:
+                for step in reversed(path):
                     numbers.setdefault(step, len(numbers) - 1)
         return [
             Entry(numbers[block.parent], block.token_ids, block.tensors)

@@ -20,7 +20,8 @@ SpeculationChoice: TypeAlias = Literal["auto", "off", "prompt-lookup"]
 class GenerationOptions(TypedDict, total=False):
     """The keywords of ``generate`` and ``stream``; ``SamplingOptions`` says more of the first six.
 
-    temperature, top_k, top_p, min_p, repetition_penalty, seed: how a token is chosen; by default greedily.
+    temperature, top_k, top_p, min_p, repetition_penalty, seed: how a token is chosen; by default greedily. Several
+    seeds are one for each prompt, which then gets the tokens that it has alone with that seed.
     max_new_tokens: tokens to generate at most; 128.
     stop: one stop string or several; none. They are no part of the text.
     logprobs: report the log-probability of each token and of this many alternatives; None.
@@ -35,7 +36,7 @@ class GenerationOptions(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
-    seed: int | None
+    seed: int | Sequence[int] | None
     stop: str | Sequence[str]
     logprobs: int | None
     parse_special: bool
@@ -48,7 +49,8 @@ class Request:
     """A checked request: what ``make_request`` makes of the caller's arguments.
 
     ``prompt_ids`` fit the context together with ``max_new_tokens``; ``logprobs`` is the number of alternatives to
-    report for each token, None for no log-probabilities at all.
+    report for each token, None for no log-probabilities at all. ``seeds`` has one for each prompt, where the caller
+    gave them; the one in ``sampling`` counts for nothing then.
     """
 
     prompt_ids: tuple[list[int], ...]
@@ -58,6 +60,7 @@ class Request:
     logprobs: int | None
     ignore_eos: bool
     speculation: SpeculationChoice = "auto"
+    seeds: tuple[int, ...] | None = None
 
     @property
     def takes_largest(self) -> bool:
@@ -85,12 +88,12 @@ def make_request(
     unknown = set(options) - set(GenerationOptions.__annotations__)
     if unknown:
         raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-    sampling = SamplingOptions(**{name: options[name] for name in _SAMPLING if name in options})  # type: ignore[literal-required]
+    sampling, seeds = _sampling(options)
     max_new_tokens = options.get("max_new_tokens", 128)
     logprobs = options.get("logprobs")
-    _check_integer("max_new_tokens", max_new_tokens, minimum=1)
+    check_integer("max_new_tokens", max_new_tokens, minimum=1)
     if logprobs is not None:
-        _check_integer("logprobs", logprobs, minimum=0)
+        check_integer("logprobs", logprobs, minimum=0)
     stop = options.get("stop", ())
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     StopStrings(stop)  # raises UsageError
@@ -99,6 +102,12 @@ def make_request(
     encoded = tuple(tokenizer.encode(prompt, parse_special=parse_special) for prompt in _as_list(prompts))
     for index, ids in enumerate(encoded):
         _check_fit(index, len(ids), int(max_new_tokens), context_length)
+    if seeds is not None and len(seeds) != len(encoded):
+        raise UsageError(
+            "seed has a value that it cannot have",
+            found=f"{len(seeds)} seeds for {len(encoded)} prompts",
+            expected="one seed for all, or one for each",
+        )
     return Request(
         prompt_ids=encoded,
         max_new_tokens=int(max_new_tokens),
@@ -107,6 +116,7 @@ def make_request(
         logprobs=None if logprobs is None else int(logprobs),
         ignore_eos=options.get("ignore_eos", False),
         speculation=speculation,
+        seeds=seeds,
     )
 
 
@@ -121,7 +131,21 @@ def checked_speculation(choice: object) -> SpeculationChoice:
     )
 
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def _sampling(options: GenerationOptions) -> tuple[SamplingOptions, tuple[int, ...] | None]:
+    """With the seeds of the prompts, where there are several; what drafts for a single prompt takes its own."""
+    named = {name: options[name] for name in _SAMPLING if name in options}  # type: ignore[literal-required]
+    seed = options.get("seed")
+    if not isinstance(seed, Sequence):
+        return SamplingOptions(**named, seed=seed), None
+    for one in seed:
+        SamplingOptions(seed=one)  # raises UsageError
+        if one is None:
+            raise UsageError("seed has a value that it cannot have", found="None among several", expected="integers")
+    sampling = SamplingOptions(**named, seed=seed[0] if len(seed) else None)
+    return sampling, tuple(int(one) for one in seed)
 
 
 def _as_list(prompts: object) -> list[str]:
@@ -153,7 +177,7 @@ def _check_fit(index: int, prompt_tokens: int, max_new_tokens: int, context: int
     )
 
 
-def _check_integer(name: str, value: object, *, minimum: int) -> None:
+def check_integer(name: str, value: object, *, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise UsageError(
             f"{name} has a value that it cannot have", found=repr(value), expected=f"an integer >= {minimum}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,10 @@ class Row:
         self._tokenizer = tokenizer
         self._request = request
         self._ends = () if request.ignore_eos else tokenizer.eos_token_ids
-        self._sampler = Sampler(request.sampling, index)
+        if request.seeds is None:
+            self._sampler = Sampler(request.sampling, index)
+        else:
+            self._sampler = Sampler(replace(request.sampling, seed=request.seeds[index]))
         self._sample = self._sampler.sample
         self._rejection: Rejection | None = None
         self._stream = tokenizer.stream(prompt_ids)

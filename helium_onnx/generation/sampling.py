@@ -86,6 +86,11 @@ class SplitMix64:
         return (self.next_uint64() >> 11) * 2.0**-53
 
 
+def row_seed(seed: int, row: int) -> int:
+    """The seed with which a prompt alone gets the tokens that it has as row ``row`` of a batch with ``seed``."""
+    return (seed + _mix(row)) & _MASK
+
+
 def draw_seed() -> int:
     """A seed from the operating system, below 2^53: JSON readers that know only doubles keep it exact."""
     return secrets.randbits(53)
