@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from helium_onnx.cli_adapter import convert_adapter
+from helium_onnx.cli_batch import batch
 from helium_onnx.cli_bench import bench
 from helium_onnx.cli_doctor import doctor
+from helium_onnx.cli_encode import classify, embed, tag
 from helium_onnx.cli_evaluation import compare, overflow, validate
 from helium_onnx.cli_generate import generate
 from helium_onnx.cli_options import Json, Out, Quiet
 from helium_onnx.cli_package import package
 from helium_onnx.interrupts import interrupts
 from helium_onnx.progress import ProgressEvent
+from helium_onnx.tasks import ROWS
 from helium_onnx.terminal import (
     duration,
     finish_output,
@@ -88,6 +92,14 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new bundle.", show_default=False)],
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="text-generation, feature-extraction, text-classification, token-classification.",
+            show_default="the checkpoint's",
+        ),
+    ] = "auto",
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", metavar="NAME|FILE", help="See helium-onnx recipes, or your own TOML file.")
     ] = "cpu-int4",
@@ -115,6 +127,13 @@ def export(
         typer.Option(metavar="REV", help="Branch, tag or commit on the Hub.", show_default="main"),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use the Hub's cache alone, no network.")] = False,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]DIR", help="LoRA adapter of peft; may be given again.", show_default=False),
+    ] = None,
+    adapter_mode: Annotated[
+        str, typer.Option(metavar="merge|runtime", help="Into the weights, or beside them, chosen per request.")
+    ] = "merge",
     quiet: Quiet = False,
 ) -> None:
     """Turn a checkpoint into a bundle.
@@ -122,6 +141,7 @@ def export(
     The bundle is complete or absent, whatever happens. Needs pip install 'helium-onnx[export]'.
     """
     import helium_onnx
+    from helium_onnx.adapters.given import checked_mode, named_folders
 
     started = time.monotonic()
     with interrupts(second="ignored") as interrupt, progress_display(quiet=quiet, keep=True) as progress:
@@ -134,6 +154,7 @@ def export(
         bundle = helium_onnx.export(
             checkpoint,
             out,
+            task=task,
             recipe=recipe,
             calibration=calibration,
             budget=budget,
@@ -142,6 +163,8 @@ def export(
             force=force,
             revision=revision,
             offline=offline,
+            adapter=named_folders(adapter or ()),
+            adapter_mode=checked_mode(adapter_mode),
             progress=report,
         )
     allocation = bundle.manifest.quantization.get("allocation")
@@ -153,7 +176,7 @@ def export(
     name = quoted(out)
     print(
         f"{out}: {size(bundle.total_bytes)} in {duration(time.monotonic() - started)}."
-        f' Next: helium-onnx generate {name} "Your text"'
+        f' Next: helium-onnx {ROWS[bundle.task].verb} {name} "Your text"'
     )
 
 
@@ -177,6 +200,10 @@ def recipes(as_json: Json = False) -> None:
 
 
 app.command()(generate)
+app.command()(batch)
+app.command()(embed)
+app.command()(classify)
+app.command()(tag)
 
 
 @app.command()
@@ -238,6 +265,7 @@ app.command()(compare)
 app.command()(overflow)
 app.command()(bench)
 app.command()(package)
+app.command()(convert_adapter)
 app.command()(doctor)
 
 

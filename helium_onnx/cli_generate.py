@@ -58,6 +58,9 @@ def generate(
     speculation: Annotated[
         str, typer.Option(metavar="auto|off|prompt-lookup", help="Draft tokens from the text's own repetitions.")
     ] = "auto",
+    adapter: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="Use this LoRA adapter.", show_default=False)
+    ] = None,
     draft: Annotated[
         Path | None, typer.Option(metavar="OUT2", help="Let this faster bundle draft.", show_default=False)
     ] = None,
@@ -118,11 +121,17 @@ def generate(
     from helium_onnx.runtimes.opening import checked_choice
 
     chosen_kernels = checked_choice(kernels)
+    if adapter is not None:
+        from helium_onnx.adapters.bundle_adapters import BundleAdapters
+        from helium_onnx.bundle import Bundle
+
+        BundleAdapters(Bundle.open(out)).get(adapter)
     writer = None if as_json else TextWriter(texts, stream=stream is not False)
     with interrupts(second="quits") as interrupt:
         with progress_display(quiet=quiet) as progress:
             model = helium_onnx.load(
                 out,
+                task="text-generation",
                 provider=provider,
                 context_length=context,
                 threads=threads,
@@ -136,10 +145,11 @@ def generate(
                 progress=progress,
             )
         if session is not None and session.exists():
-            model.load_session(session)
+            model.load_session(session, adapter=adapter)
         try:
             result = model.generate(
                 texts,
+                adapter=adapter,
                 on_text=None if writer is None else writer.write,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
@@ -158,7 +168,7 @@ def generate(
             if writer is not None:
                 writer.finish()
         if session is not None:
-            model.save_session(session)
+            model.save_session(session, adapter=adapter)
     if as_json:
         print_json(result.to_dict())
     if stats or (stats is None and not quiet and is_terminal(sys.stderr)):

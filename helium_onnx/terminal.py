@@ -44,6 +44,11 @@ def size(count: float) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
+def amount(count: int, event: ProgressEvent) -> str:
+    """``count`` in the event's unit: ``4.8 MB``, or ``1200 rows``."""
+    return size(count) if event.unit == "bytes" else f"{count} {event.unit}"
+
+
 def duration(seconds: float) -> str:
     """``4.6 s``, ``48 s``, ``2 min 05 s``."""
     if seconds < 9.95:
@@ -95,7 +100,7 @@ class PlainProgress:
         tenth = 10 * event.done // event.total
         if tenth > self._tenth and (tenth == 10 or now - self._last >= 1):
             self._tenth, self._last = tenth, now
-            parts = [f"{10 * tenth} % of {size(event.total)}", *self._stage.pace(event, now)]
+            parts = [f"{10 * tenth} % of {amount(event.total, event)}", *self._stage.pace(event, now)]
             self._write(f"{event.stage}: {', '.join(parts)}")
 
 
@@ -139,7 +144,7 @@ class BarProgress:
         from rich.text import Text
 
         (stage, event), now = current, self._clock()
-        facts = [size(event.done), *stage.pace(event, now)[:1]] if event.total else [visible(event.item)]
+        facts = [amount(event.done, event), *stage.pace(event, now)[:1]] if event.total else [visible(event.item)]
         mark = "✓" if self._unicode else "*"
         line = self._line(
             Text(mark, style="green"), stage.name, Text(", ".join(facts), style="dim"), duration(now - stage.started)
@@ -157,7 +162,7 @@ class BarProgress:
         if not event.total:
             return self._line(self._spinner, stage.name, Text(visible(event.item)), duration(now - stage.started))
         bar = ProgressBar(event.total, event.done)
-        facts = [f"{100 * event.done // event.total} %", f"{size(event.done)} of {size(event.total)}"]
+        facts = [f"{100 * event.done // event.total} %", f"{amount(event.done, event)} of {amount(event.total, event)}"]
         line = self._line(self._spinner, stage.name, bar, "  ".join([*facts, *stage.pace(event, now)]))
         return Group(line, Text(f"  {'':8} {visible(event.item)}", style="dim", overflow="ellipsis", no_wrap=True))
 
@@ -189,7 +194,10 @@ class _Stage:
             return []
         rate = event.done / elapsed
         left = (event.total - event.done) / rate
-        speed = f"{rate / 1e6:.0f} MB/s" if rate >= 1e7 else f"{rate / 1e6:.1f} MB/s"
+        if event.unit == "rows":
+            speed = f"{rate:.3g} rows/s" if rate < 1000 else f"{rate:.0f} rows/s"
+        else:
+            speed = f"{rate / 1e6:.0f} MB/s" if rate >= 1e7 else f"{rate / 1e6:.1f} MB/s"
         return [speed, f"{duration(left)} left"] if left else [speed]
 
 
@@ -234,6 +242,11 @@ def _as_told(error: BaseException) -> HeliumOnnxError:
         f"internal error: {type(error).__name__}: {first}",
         remedy="please report it, with the output of the same command as helium-onnx --debug ...",
     )
+
+
+def say(text: str) -> None:
+    """A line to stderr that is no error."""
+    _print(text, style="dim")
 
 
 def _print(text: str, *, label: str = "", style: str = "") -> None:

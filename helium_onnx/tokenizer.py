@@ -123,6 +123,33 @@ class Tokenizer:
             )
         return ids
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """``encode(text)``, and for each token the characters of ``text`` that it stands for, from and to.
+
+        A token's space before it (Helium writes ``▁``) is left out, so a token of spaces alone, and ``<s>``, stand for
+        none; the bytes of one character stand for that character each.
+
+        Raises:
+            PromptError: as ``encode``.
+        """
+        _check_text(text)
+        encoding = self._plain.encode(text, add_special_tokens=True)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        pieces = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
+        for token_id, surface, (start, end), special in pieces:
+            spelled = [token_id]
+            if token_id == self._unk_id and self._byte_ids:
+                spelled = self._fall_back_to_bytes([token_id], [surface])
+            # The library gives the space that the normalizer prepends the place of what follows it.
+            if special or not surface.strip("▁"):
+                end = start
+            while start < end and text[start] == " ":
+                start += 1
+            ids += spelled
+            offsets += [(start, end)] * len(spelled)
+        return ids, offsets
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of a whole sequence. Loses the first space, so a continuation is read with ``stream`` instead.
 

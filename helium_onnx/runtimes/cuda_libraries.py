@@ -8,12 +8,12 @@ to lie over those of the GPU. Nothing says so, and CUDA is simply not there: ``o
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 from helium_onnx.errors import ProviderError
+from helium_onnx.installed import version
 from helium_onnx.runtimes.cuda_probe import INSTALL
 
 #: The major version that onnxruntime-gpu must be built for: the libraries below and the driver go with it.
@@ -48,10 +48,7 @@ LIBRARIES = (
 
 def installed() -> str | None:
     """The version of onnxruntime-gpu that pip installed, whatever lies over it now; None where it did not."""
-    try:
-        return importlib.metadata.version("onnxruntime-gpu")
-    except Exception:  # PackageNotFoundError, or metadata that is damaged
-        return None
+    return version("onnxruntime-gpu")
 
 
 def onnxruntime_problem() -> tuple[str, str] | None:
@@ -59,8 +56,8 @@ def onnxruntime_problem() -> tuple[str, str] | None:
 
     It imports onnxruntime, and asks for no device.
     """
-    version = installed()
-    gpu = "'onnxruntime-gpu~=1.31.0'" if version is None else f"onnxruntime-gpu=={version}"
+    found = installed()
+    gpu = "'onnxruntime-gpu~=1.31.0'" if found is None else f"onnxruntime-gpu=={found}"
     reinstall = f"pip install --force-reinstall --no-deps {gpu}"
     try:
         import onnxruntime as ort
@@ -69,7 +66,7 @@ def onnxruntime_problem() -> tuple[str, str] | None:
         cuda = str(getattr(ort, "cuda_version", "") or "")
     except Exception as error:  # files of two versions, or half of one
         broken = f"onnxruntime cannot be imported ({type(error).__name__}: {error})".splitlines()[0]
-        return broken, reinstall if version else "pip install --force-reinstall --no-deps 'onnxruntime~=1.31.0'"
+        return broken, reinstall if found else "pip install --force-reinstall --no-deps 'onnxruntime~=1.31.0'"
     if "CUDAExecutionProvider" in providers:
         if cuda and cuda.split(".")[0] != CUDA_MAJOR:
             return (
@@ -77,7 +74,7 @@ def onnxruntime_problem() -> tuple[str, str] | None:
                 "pip install --force-reinstall --no-deps 'onnxruntime-gpu~=1.31.0'",
             )
         return None
-    if version is None:
+    if found is None:
         return "the package onnxruntime-gpu is not installed", INSTALL
     return "onnxruntime's CPU files lie over those of onnxruntime-gpu", reinstall
 

@@ -6,7 +6,7 @@ disk or copied. A token's logits, keys and values are the same bits however its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,14 @@ class NativeSession:
         specs = bundle.manifest.graphs["native_decode"].inputs
         self._past_specs = tuple(spec for spec in specs if spec.name.startswith("past_key_values."))
         self._cache = InPlaceCache(self._past_specs, self.context_length)
+        self._adapter: Mapping[str, NDArray[np.float32]] = {}
         check_digests(bundle, cache_dir, progress)
         progress(ProgressEvent("load", ", ".join(bundle.graph_path(graph).name for graph in _GRAPHS.values())))
         self._sessions = {phase: self._load(phase, spin) for phase in _GRAPHS}
+
+    def use_adapter(self, matrices: Mapping[str, NDArray[np.float32]]) -> None:
+        """See ``AdaptableSession.use_adapter``."""
+        self._adapter = matrices
 
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
@@ -165,6 +170,8 @@ class NativeSession:
         bind(binding.bind_input, "input_ids", call.input_ids)
         bind(binding.bind_input, "past_lengths", call.past_lengths)
         bind(binding.bind_output, "logits", call.logits)
+        for name, matrix in self._adapter.items():
+            bind(binding.bind_input, name, matrix)
         for spec, buffer in zip(self._past_specs, past.buffers, strict=True):
             bind(binding.bind_input, spec.name, buffer)
             bind(binding.bind_output, spec.name.replace("past_key_values", "present"), buffer)

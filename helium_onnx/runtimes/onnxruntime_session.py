@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class OnnxRuntimeSession:
         self._past_names = [spec.name for spec in self._past_specs]
         self._present_names = [name.replace("past_key_values", "present") for name in self._past_names]
         self._cache = InPlaceCache(self._past_specs, self.context_length)
+        self._adapter: Mapping[str, NDArray[np.float32]] = {}
         self._ones = np.ones((1, self.context_length), np.int64)
 
         packed = PrepackedCache(bundle, cache_dir)
@@ -84,6 +86,10 @@ class OnnxRuntimeSession:
     def exact_split(self) -> int:
         """See ``Session.exact_split``: ONNX Runtime's kernels round otherwise for one row than for several."""
         return self.provider.prefill_chunk
+
+    def use_adapter(self, matrices: Mapping[str, NDArray[np.float32]]) -> None:
+        """See ``AdaptableSession.use_adapter``."""
+        self._adapter = matrices
 
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows; buffers are those of earlier calls where they are large enough."""
@@ -154,6 +160,8 @@ class OnnxRuntimeSession:
     def _bind(self, session: ort.InferenceSession, past: InPlacePast) -> ort.IOBinding:
         """A binding in which each past and its present are one buffer; a step then binds only what changes."""
         binding = session.io_binding()
+        for name, matrix in self._adapter.items():
+            binding.bind_input(name, "cpu", 0, matrix.dtype, matrix.shape, matrix.ctypes.data)
         for name, buffer in zip(self._past_names, past.buffers, strict=True):
             binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
         for name, buffer in zip(self._present_names, past.buffers, strict=True):
@@ -170,6 +178,7 @@ class OnnxRuntimeSession:
             feed: dict[str, NDArray[Any]] = {
                 "input_ids": np.ascontiguousarray(input_ids[row : row + 1]),
                 "attention_mask": self._ones[:, : length + input_ids.shape[1]],
+                **self._adapter,
             }
             # A length that was set back forgets the last tokens.
             feed.update(zip(self._past_names, (t[:, :, :length] for t in tensors), strict=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from helium_onnx import contract, kernels
 from helium_onnx.bundle import Bundle
+from helium_onnx.contract import NativeGraph
 from helium_onnx.errors import ProviderError, UsageError
 from helium_onnx.progress import ProgressCallback, silent
 from helium_onnx.runtimes.cuda_device import CudaDevice
@@ -55,7 +57,7 @@ def open_session(
         native = {"auto": None, "native": True, "onnxruntime": False}[choice]
         return CudaSession(
             bundle,
-            _cuda_device(bundle),
+            cuda_device(bundle),
             context_length=context_length,
             native=native,
             cache_dir=cache_dir,
@@ -71,7 +73,7 @@ def open_session(
         return WebGpuSession(bundle, context_length=context_length, threads=threads, progress=progress)
     if window_of(bundle) is not None:
         if choice == "native":
-            raise _not_native(bundle)
+            raise native_kernels_lack(bundle)
         return StaticSession(
             bundle,
             provider=row.name,
@@ -103,7 +105,7 @@ def runs_natively(bundle: Bundle, *, provider: str, choice: KernelChoice) -> boo
         return False
     possible = can_run(bundle)
     if choice == "native" and not possible:
-        raise _not_native(bundle)
+        raise native_kernels_lack(bundle)
     return possible and (choice == "native" or (choice == "auto" and kernels.vectorized()))
 
 
@@ -116,7 +118,7 @@ def checked_choice(asked: str) -> KernelChoice:
     raise UsageError("there are no such kernels", found=repr(asked), expected=", ".join(choices))
 
 
-def _cuda_device(bundle: Bundle) -> CudaDevice:
+def cuda_device(bundle: Bundle) -> CudaDevice:
     """The GPU. What stands in the way is told to somebody who may not know that the bundle asks for one."""
     try:
         return CudaDevice()
@@ -130,8 +132,9 @@ def _cuda_device(bundle: Bundle) -> CudaDevice:
         ) from error
 
 
-def _not_native(bundle: Bundle) -> ProviderError:
-    if not set(contract.NATIVE_GRAPHS) <= set(bundle.manifest.graphs):
+def native_kernels_lack(bundle: Bundle, graphs: Sequence[NativeGraph] = contract.NATIVE_GRAPHS) -> ProviderError:
+    """What to raise where our kernels were asked for, and cannot run ``graphs`` of the bundle here."""
+    if not set(graphs) <= set(bundle.manifest.graphs):
         found = "a bundle without native graphs"
         remedy = "export it anew with this version and 4- or 8-bit weights, as recipe cpu-int4 has them"
     elif not kernels.LIBRARY.exists():

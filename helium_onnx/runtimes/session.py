@@ -7,7 +7,7 @@ lines.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -83,6 +83,18 @@ class Session(Protocol):
 
 
 @runtime_checkable
+class AdaptableSession(Protocol):
+    """A session whose graphs take LoRA adapters."""
+
+    def use_adapter(self, matrices: Mapping[str, NDArray[np.float32]]) -> None:
+        """Run with these matrices, by the graphs' names, from the next ``new_past`` on; with none where it is empty.
+
+        They are not copied. A past goes on with the adapter that it was begun with, or not at all.
+        """
+        ...
+
+
+@runtime_checkable
 class GreedySession(Protocol):
     """A session that can choose the largest logit itself, and go on without its caller."""
 
@@ -98,3 +110,21 @@ class GreedySession(Protocol):
             GenerationError: logits are no numbers.
         """
         ...
+
+
+class WholeTexts(Protocol):
+    """Runs the one graph of a task without generation: what the models of helium_onnx.encoding know of a runtime."""
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a text."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The graph's output for int64 ``[batch, sequence]`` twice, rows padded on the right; see the contract."""
+        ...
+
+    def close(self) -> None: ...

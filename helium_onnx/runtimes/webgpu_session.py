@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,16 @@ class WebGpuSession(OnnxRuntimeSession):
                 expected="a GPU with its driver and, on Linux, the Vulkan loader (libvulkan.so.1)",
                 remedy=f"install the driver (and Debian's libvulkan1), or run on the CPU: --provider {CPU.name}",
             ) from error
+
+    def use_adapter(self, matrices: Mapping[str, NDArray[np.float32]]) -> None:
+        """See ``AdaptableSession.use_adapter``. Raises ProviderError: nobody has tried adapters on a GPU yet."""
+        if matrices:
+            raise ProviderError(
+                "adapters cannot be chosen on WebGPU",
+                found=f"an adapter of {len(matrices)} matrices",
+                expected="the base model, or an adapter that was merged at export",
+                remedy=f"run on the CPU: --provider {CPU.name}",
+            )
 
     def new_past(self, rows: int) -> Past:
         """An empty past of ``rows`` rows; buffers are those of earlier calls."""

@@ -46,6 +46,7 @@ class TestValidate:
             "prompts": ["a", "b"],
             "max_new_tokens": 7,
             "provider": "auto",
+            "adapter": None,
         }
 
     def test_against_is_required(self) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import helium_onnx
 from helium_onnx.bundle import Bundle
-from helium_onnx.contract import NATIVE_GRAPH_FILES
+from helium_onnx.contract import NATIVE_GRAPH_FILES, NATIVE_GRAPHS
 from helium_onnx.evaluation.bundle_weights import BundleWeights
 from helium_onnx.recipe import MatrixSettings, Override, Precision, Quantization, Recipe
 from helium_onnx.runtimes import native_session
@@ -141,17 +141,7 @@ def with_the_same_roundings(exported: Exported) -> Any:
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())  # a tied head may be stored otherwise
     for name, parameter in model.named_parameters():
         parameter.data = torch.from_numpy(weights.read(name))
-
-    def rounded(module: torch.nn.Module, args: tuple[torch.Tensor]) -> torch.Tensor:
-        size, width = module.block_size, args[0].shape[-1]
-        blocks = torch.nn.functional.pad(args[0], (0, -width % size)).unflatten(-1, (-1, size))
-        peak = blocks.abs().amax(-1, keepdim=True)
-        return ((blocks * (127 / peak)).round() * (peak / 127)).flatten(-2)[..., :width]
-
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            module.block_size = exported.recipe.quantization.settings_of(name).block_size
-            module.register_forward_pre_hook(rounded)
+    reference.round_inputs(model, exported.recipe)
     if exported.recipe.precision.key_value_cache == "float16":  # and so are the stored tables
         model.model.rotary_emb.register_forward_hook(lambda _m, _a, tables: tuple(map(halved, tables)))
     return model
@@ -171,8 +161,8 @@ def test_near_transformers_with_the_same_roundings(exported: Exported) -> None:
 
 def test_a_flipped_rotation_is_noticed(exported: Exported, tmp_path: Path) -> None:
     def flip(folder: Path) -> None:
-        for file in NATIVE_GRAPH_FILES.values():
-            assert bundles.flip_attribute(folder / file, "interleaved")
+        for graph in NATIVE_GRAPHS:
+            assert bundles.flip_attribute(folder / NATIVE_GRAPH_FILES[graph], "interleaved")
 
     wrong = Bundle.open(bundles.forge(exported.bundle.path, tmp_path / "wrong", change=flip))
     with contextlib.closing(NativeSession(wrong, context_length=LENGTH)) as session:

@@ -307,7 +307,7 @@ def test_another_task_is_refused(sample_bundle: Path, tmp_path: Path) -> None:
     bundle = bundles.forge(
         sample_bundle, tmp_path / "b", manifest=lambda m: dataclasses.replace(m, task="text-classification")
     )
-    with pytest.raises(BundleError, match="does not generate text"):
+    with pytest.raises(BundleError, match="is not what its manifest says"):
         load(bundle)
 
 

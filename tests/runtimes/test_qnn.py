@@ -86,16 +86,17 @@ def test_a_graph_that_is_not_taken_is_no_run_on_the_cpu(docs: Bundle) -> None:
         load_graph(docs.graph_path("model"), session_options(QNN, 1), QNN, docs, record)
 
 
-def wide(folder: Path, intermediate_size: int) -> Path:
-    """A checkpoint of one layer as wide as the 2 B model's."""
+def wide(folder: Path, intermediate_size: int, *, model_type: str = "helium") -> Path:
+    """A checkpoint of one layer as wide as the 2 B model's; a Llama has a quarter as many heads of keys and values."""
     return tiny.write_checkpoint(
         folder / "checkpoint",
+        model_type=model_type,
         std=0.02,
         hidden_size=2560,
         intermediate_size=intermediate_size,
         num_hidden_layers=1,
         num_attention_heads=20,
-        num_key_value_heads=20,
+        num_key_value_heads=20 if model_type == "helium" else 5,
         head_dim=128,
     )
 
@@ -121,9 +122,10 @@ def assert_near(found: list[NDArray[np.float32]], expected: Sequence[NDArray[np.
         assert np.abs(have - want).max() <= 1e-2 * np.abs(want).max()
 
 
-def test_a_layer_of_full_width(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model_type", "intermediate_size"), [("helium", 7040), ("llama", 704)])
+def test_a_layer_of_full_width(model_type: str, intermediate_size: int, tmp_path: Path) -> None:
     """Compiled for the NPU, it gives PyTorch's logits within 1 % of the largest, in prefill and in decode."""
-    checkpoint = wide(tmp_path, 7040)
+    checkpoint = wide(tmp_path, intermediate_size, model_type=model_type)
     bundle = helium_onnx.export(checkpoint, tmp_path / "bundle", recipe=small("qnn-fp16", 16, 4))
     model = HeliumForCausalLM.from_checkpoint(Checkpoint.open(checkpoint))
     ids = torch.from_numpy(IDS)

@@ -47,7 +47,7 @@ def test_on_a_terminal(sample_bundle_fp32: Path, tmp_path: Path) -> None:
     [
         (["BUNDLE", "OUT"], 2, "--for"),
         (["BUNDLE", "--for", "web"], 2, "DEST"),
-        (["BUNDLE", "OUT", "--for", "phone"], 2, "expected: one of android-qnn, web"),
+        (["BUNDLE", "OUT", "--for", "phone"], 2, "expected: one of android-qnn, web, optimum"),
         (["BUNDLE", "OUT", "--for", "web", "--soc", "75/57"], 2, "the target web has no --soc"),
         (["BUNDLE", "OUT", "--for", "web", "--unshared"], 2, "the target web has no --unshared"),
         (["BUNDLE", "BUNDLE", "--for", "web", "--force"], 2, "a folder apart from the bundle"),
