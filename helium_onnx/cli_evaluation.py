@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from helium_onnx.evaluation.report import FidelityComparison, FidelityReport
 
 Against = Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="What OUT was made from.", show_default=False)]
+Merged = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", metavar="DIR", help="What export merged; may be given again.", show_default=False),
+]
 Texts = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Measure on it; JSON Lines with text, lang.", show_default=False)
 ]
@@ -54,6 +58,7 @@ def validate(
     min_top1: MinTop1 = None,
     max_ppl_ratio: MaxPplRatio = None,
     provider: Provider = "auto",
+    adapter: Merged = None,
     html: Html = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +86,7 @@ def validate(
         with interrupts(second="quits"), progress_display(quiet=quiet) as progress:
             fidelity = helium_onnx.validate(
                 out, against=str(against), text=text, limit=limit or None, max_tokens=max_tokens,
-                max_new_tokens=max_new_tokens, provider=provider, progress=progress,
+                max_new_tokens=max_new_tokens, provider=provider, adapter=adapter, progress=progress,
             )  # fmt: skip
         _show_fidelity(fidelity, gates, html, as_json)
         return
@@ -97,6 +102,7 @@ def validate(
                 prompts=prompts or None,
                 max_new_tokens=max_new_tokens,
                 provider=provider,
+                adapter=adapter,
                 progress=progress,
             )
         )
@@ -122,6 +128,7 @@ def compare(
     min_top1: MinTop1 = None,
     max_ppl_ratio: MaxPplRatio = None,
     provider: Provider = "auto",
+    adapter: Merged = None,
     html: Html = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -139,7 +146,7 @@ def compare(
     with interrupts(second="quits"), progress_display(quiet=quiet) as progress:
         comparison = helium_onnx.compare(
             outs, against=against, text=text, limit=limit or None, max_tokens=max_tokens,
-            max_new_tokens=max_new_tokens, provider=provider, progress=progress,
+            max_new_tokens=max_new_tokens, provider=provider, adapter=adapter, progress=progress,
         )  # fmt: skip
     _show_fidelity(comparison, gates, html, as_json)
 

@@ -28,6 +28,7 @@ from helium_onnx.runtimes.graph_loading import AGAIN
 from helium_onnx.runtimes.native_session import NativeSession
 from helium_onnx.runtimes.session import Phase
 from helium_onnx.runtimes.static_session import StaticSession, window_of
+from helium_onnx.tasks import ROWS
 from helium_onnx.verification_runs import (
     check_finite,
     check_record,
@@ -36,6 +37,7 @@ from helium_onnx.verification_runs import (
     run_graph,
     runtime_error,
 )
+from helium_onnx.verification_texts import TextGraphs
 
 #: What the forward pass reads: accents and digits, so that byte fallback and whole words both occur.
 TEXT = "Once upon a time, il était une fois 12 étoiles."
@@ -67,18 +69,23 @@ def verify_bundle(path: str | os.PathLike[str], *, progress: ProgressCallback) -
     ``tokenizer`` (has exactly the model's vocabulary), ``prefill``, ``decode``, ``model`` (each loads in ONNX Runtime,
     takes and gives what contract and manifest say, and gives finite logits for a short text; prefill and decode of
     fixed shapes together, by their session), ``agreement`` (the three give the same logits), ``native`` (so do the
-    native graphs, where bundle and machine have them). Everything runs on the CPU, a bundle for a GPU or an NPU too;
-    where the CPU has no kernels, graphs are held against contract and manifest alone. ``progress`` gets the bytes
-    hashed and the graph being run.
+    native graphs, where bundle and machine have them). Of a task without generation: ``model``, ``padding`` (rows of
+    different lengths give together, padded on either side, what each gives alone) and ``native``. Everything runs on
+    the CPU, a bundle for a GPU or an NPU too; where the CPU has no kernels, graphs are held against contract and
+    manifest alone. ``progress`` gets the bytes hashed and the graph being run.
     """
     subject = _Subject(Path(path), progress)
     checks: list[Check] = []
-    for name, check in CHECKS:
+    waiting = list(CHECKS)
+    while waiting:
+        name, check = waiting.pop(0)
         try:
             checks.append(Check(name, True, check(subject)))
         except HeliumOnnxError as error:
             checks.append(Check(name, False, str(error)))
             break
+        if name == "manifest" and subject.manifest.known_task != "text-generation":
+            waiting = list(TEXT_CHECKS[1:])
     return checks
 
 
@@ -93,6 +100,7 @@ class _Subject:
     config: HeliumConfig = field(init=False)
     ids: NDArray[np.int64] = field(init=False)  # [1, tokens]: the prompt, and as its last the token that decode gets
     past: list[NDArray[Any]] = field(init=False)  # prefill's keys and values
+    texts: TextGraphs = field(init=False)  # of a task without generation
     logits: dict[Graph | NativeGraph, NDArray[np.float32]] = field(default_factory=dict)  # [1, positions, vocab_size]
 
     @property
@@ -118,16 +126,24 @@ def _manifest(subject: _Subject) -> str:
             raise
     manifest, source = subject.manifest, f"{subject.path}/{MANIFEST_FILE}"
     subject.config = HeliumConfig.from_dict(manifest.model_config, source=source)
-    possible = contract.NATIVE_GRAPHS_OF.get(provider_of(manifest), contract.NATIVE_GRAPHS)
+    if subject.config.task != manifest.known_task:
+        raise BundleError(
+            f"{source} names a class of another task than its own",
+            found=f"the task {manifest.known_task}, and the class {', '.join(subject.config.architectures)}",
+            expected=ROWS[manifest.known_task].architecture(subject.config.model_type),
+            remedy=AGAIN,
+        )
+    graphs = contract.graphs_of(subject.manifest.known_task)
+    possible = contract.native_graphs_of(subject.manifest.known_task, provider_of(manifest))
     native = set(possible) & set(manifest.graphs)
-    packaged = bool(manifest.package) and {"prefill"} <= set(manifest.graphs) <= set(contract.GRAPHS)
-    if not packaged and (
-        set(manifest.graphs) - native != set(contract.GRAPHS) or len(native) not in (0, len(possible))
-    ):
+    packaged = bool(manifest.package) and (
+        {"prefill"} <= set(manifest.graphs) <= set(contract.GRAPHS) or set(manifest.graphs) == {"model"}
+    )
+    if not packaged and (set(manifest.graphs) - native != set(graphs) or len(native) not in (0, len(possible))):
         raise BundleError(
             f"{source} does not list the contract's graphs",
             found=", ".join(manifest.graphs) or "none",
-            expected=f"{', '.join(contract.GRAPHS)}; and {', '.join(possible)}, or none of these",
+            expected=f"{', '.join(graphs)}; and {', '.join(possible)}, or none of these",
             remedy=AGAIN,
         )
     recipe = manifest.recipe.get("name", "without a name")
@@ -157,6 +173,8 @@ def _tokenizer(subject: _Subject) -> str:
 
 
 def _prefill(subject: _Subject) -> str:
+    if "prefill" not in subject.manifest.graphs:
+        return _NOT_PACKAGED
     if (reason := subject.not_run) is not None:
         return _described(subject, "prefill", reason)
     if window_of(subject.bundle) is not None:
@@ -254,7 +272,7 @@ def _described(subject: _Subject, graph: Graph | NativeGraph, reason: str) -> st
 
 def _agreement(subject: _Subject) -> str:
     """model.onnx, over all tokens at once, against prefill (last of the prompt) and decode (the token after it)."""
-    if "model" not in subject.manifest.graphs:
+    if not {"model", "prefill"} <= set(subject.manifest.graphs):
         return "nothing to compare in a package"
     if (reason := subject.not_run) is not None:
         return f"not compared, since {reason}"
@@ -306,7 +324,27 @@ def _agree(subject: _Subject, prefill: Graph | NativeGraph, decode: Graph | Nati
     return f"differences from model.onnx, as parts of the largest logit: {', '.join(seen)}"
 
 
-#: All checks in their order: what `verify_bundle` runs.
+def _text_model(subject: _Subject) -> str:
+    if (reason := subject.not_run) is not None:
+        return _described(subject, "model", reason)
+    subject.progress(ProgressEvent("verify", subject.manifest.graphs["model"].file))
+    subject.texts = TextGraphs(subject.bundle, subject.config, subject.ids)
+    return subject.texts.run_alone("model")
+
+
+def _text_padding(subject: _Subject) -> str:
+    if (reason := subject.not_run) is not None:
+        return f"not compared, since {reason}"
+    return subject.texts.check_padding(TOLERANCE[_kind(subject.manifest)])
+
+
+def _text_native(subject: _Subject) -> str:
+    if (reason := subject.not_run) is not None:
+        return f"not compared, since {reason}"
+    return subject.texts.check_native(TOLERANCE[_kind(subject.manifest)])
+
+
+#: All checks in their order: what `verify_bundle` runs, for text generation and for the other tasks.
 CHECKS: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
     ("manifest", _manifest),
     ("files", _files),
@@ -316,6 +354,12 @@ CHECKS: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
     ("model", _model),
     ("agreement", _agreement),
     ("native", _native),
+)
+TEXT_CHECKS: tuple[tuple[str, Callable[[_Subject], str]], ...] = (
+    *CHECKS[:3],
+    ("model", _text_model),
+    ("padding", _text_padding),
+    ("native", _text_native),
 )
 
 

@@ -46,7 +46,7 @@ def run_graph(
         ResourceError: there is too little memory.
     """
     record, path = bundle.manifest.graphs[graph], bundle.graph_path(graph)
-    session = _load(path, bundle)
+    session = load_for_check(path, bundle)
     check_contract(session, record, path)
     total = before + ids.shape[1]
     longest = max(total, past[0].shape[2])  # that of the buffers, where past and present are such
@@ -127,9 +127,10 @@ def check_signature(bundle: Bundle, graph: Graph | NativeGraph) -> None:
         check_specs(have, want, f"the {direction}s of {path.name} are not those of the manifest")
 
 
-def _load(path: Path, bundle: Bundle) -> ort.InferenceSession:
+def load_for_check(path: Path, bundle: Bundle, options: ort.SessionOptions | None = None) -> ort.InferenceSession:
+    """A session on the CPU over one graph, whatever provider the bundle is for."""
     row = execution_provider("cpu")
-    options = session_options(row, default_threads())
+    options = options or session_options(row, default_threads())
     options.log_severity_level = 4  # what goes wrong is told in the check, not on the terminal beside it
     try:
         return ort.InferenceSession(path, options, providers=[(row.onnxruntime_name, dict(row.options))])

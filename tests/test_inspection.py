@@ -16,6 +16,7 @@ from helium_onnx.contract import WEIGHTS_FILE, TensorSpec, tensors
 from helium_onnx.errors import BundleError, IntegrityError
 from helium_onnx.inspection import _weights, fold, inspect, render
 from helium_onnx.manifest import TensorRecord
+from helium_onnx.tasks import Task
 
 
 @pytest.fixture
@@ -97,6 +98,8 @@ def test_shared_bytes_and_gaps() -> None:
 def test_layers_are_folded() -> None:
     class Sizes:
         num_hidden_layers, num_key_value_heads, head_dim, vocab_size = 24, 20, 128, 48000
+        hidden_size, num_labels, pad_token_id = 2560, 0, 3
+        task: Task = "text-generation"
 
     assert fold(tensors("decode", "input", Sizes())) == [
         "input_ids [batch_size, sequence_length] int64",

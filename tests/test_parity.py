@@ -81,7 +81,7 @@ def test_a_tiny_model_passes(recipe: str, checkpoint: Path) -> None:
 
 def test_the_other_rope_fails(checkpoint: Path, tmp_path: Path) -> None:
     other = shutil.copytree(checkpoint, tmp_path / "other")
-    tiny.edit_json(other / "config.json", model_type="llama")
+    tiny.edit_json(other / "config.json", model_type="llama", architectures=["LlamaForCausalLM"])
     text = " ".join(TEXTS * 12)
     report = validate(export(other, "cpu-fp32"), against=checkpoint, prompts=[text], max_new_tokens=8)
     assert not report.passed

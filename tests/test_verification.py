@@ -18,14 +18,15 @@ import tiny
 import helium_onnx
 from helium_onnx import kernels
 from helium_onnx.bundle import Bundle, sha256
-from helium_onnx.contract import GRAPH_FILES, NATIVE_GRAPH_FILES, WEIGHTS_FILE, TensorSpec
+from helium_onnx.contract import GRAPH_FILES, NATIVE_GRAPH_FILES, NATIVE_GRAPHS, WEIGHTS_FILE, TensorSpec
 from helium_onnx.manifest import MANIFEST_FILE, FileRecord, GraphRecord, Manifest
 from helium_onnx.progress import ProgressEvent, silent
 from helium_onnx.recipe import Precision, list_recipes, load_recipe
 from helium_onnx.verification import CHECKS, Check, verify_bundle
 
 NAMES = [name for name, _ in CHECKS]
-ALL_GRAPH_FILES = (*GRAPH_FILES.values(), *NATIVE_GRAPH_FILES.values())
+NATIVE_FILES = [NATIVE_GRAPH_FILES[graph] for graph in NATIVE_GRAPHS]
+ALL_GRAPH_FILES = (*GRAPH_FILES.values(), *NATIVE_FILES)
 
 
 def no_graph(kind: str) -> bytes:
@@ -101,7 +102,7 @@ def test_progress_counts_all_bytes(int4: Path) -> None:
     hashed = [event for event in events if event.total]
     assert hashed[-1].done == hashed[-1].total == Bundle.open(int4).total_bytes
     said = [event.item for event in events if not event.total and event.stage == "verify"]
-    assert said == [*GRAPH_FILES.values(), *NATIVE_GRAPH_FILES.values()]
+    assert said == list(ALL_GRAPH_FILES)
 
 
 def test_no_bundle(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_native_graphs_that_disagree(name: str, bundle: Path) -> None:
 
 @pytest.mark.usefixtures("native_kernels")
 @pytest.mark.parametrize("kind", ["no bytes", "no nodes", "an input handed through"])
-@pytest.mark.parametrize("file", NATIVE_GRAPH_FILES.values())
+@pytest.mark.parametrize("file", NATIVE_FILES)
 def test_an_empty_native_graph(file: str, kind: str, bundle: Path) -> None:
     (bundle / file).write_bytes(no_graph(kind))
     rewrite(bundle)

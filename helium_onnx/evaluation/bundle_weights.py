@@ -40,7 +40,7 @@ class BundleWeights:
     Bits and block size are those of the graph's nodes, so that a matrix may differ from its recipe's rule.
 
     Raises:
-        BundleError: decode.onnx cannot be read.
+        BundleError: the graph cannot be read.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -51,7 +51,9 @@ class BundleWeights:
         self._records = {record.name: record for record in bundle.manifest.tensors}
         self._holders = {_base(record.name) for record in bundle.manifest.tensors}
         self._bytes = np.memmap(bundle.path / WEIGHTS_FILE, np.uint8, "r")
-        self._layouts = _layouts(bundle.graph_path("decode"))
+        # Of a task without generation there is one graph.
+        self._graph = bundle.graph_path("decode" if "decode" in bundle.manifest.graphs else "model")
+        self._layouts = _layouts(self._graph)
 
     def read(self, name: str) -> NDArray[np.float32]:
         """The checkpoint's tensor ``name`` as the bundle stores it: float32, in the checkpoint's shape.
@@ -90,7 +92,7 @@ class BundleWeights:
         layout = self._layouts.get(data.name)
         if layout is None:
             raise BundleError(
-                f"{self.bundle.path}: no node of decode.onnx reads {data.name}",
+                f"{self.bundle.path}: no node of {self._graph.name} reads {data.name}",
                 expected=f"a node {' or '.join(_QUANTIZED_OPERATORS)}",
                 remedy="export the checkpoint anew",
             )

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from helium_onnx import inspection
 from helium_onnx._version import __version__
+from helium_onnx.adapters.given import GivenAdapters
+from helium_onnx.adapters.merging import merged_with
 from helium_onnx.bundle import Bundle
 from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
@@ -66,6 +68,7 @@ def validate_text(
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
     provider: str = "auto",
+    adapter: GivenAdapters = None,
     progress: ProgressCallback | None = None,
 ) -> FidelityReport:
     """One bundle, as :func:`compare` measures several."""
@@ -77,6 +80,7 @@ def validate_text(
         max_tokens=max_tokens,
         max_new_tokens=max_new_tokens,
         provider=provider,
+        adapter=adapter,
         progress=progress,
     ).reports[0]
 
@@ -90,13 +94,15 @@ def compare(
     max_tokens: int | None = None,
     max_new_tokens: int = 64,
     provider: str = "auto",
+    adapter: GivenAdapters = None,
     progress: ProgressCallback | None = None,
 ) -> FidelityComparison:
     """Measure the bundles at ``paths`` beside the checkpoint ``against`` on the texts of the file ``text``.
 
     The first ``limit`` pages are scored (None: all), of each its first ``max_tokens`` tokens, ``<s>`` among them
     (default: 1024, or the model's context where that is less). Greedy texts have ``max_new_tokens`` tokens.
-    ``provider`` runs them, as in ``helium_onnx.load``.
+    ``provider`` runs them, as in ``helium_onnx.load``; ``adapter`` is what was merged into them, as in
+    ``helium_onnx.export``.
 
     Raises:
         UsageError: no bundle, a number out of range, or a checkpoint or bundle of another model than the first bundle.
@@ -122,7 +128,7 @@ def compare(
         )
     tokenizer = load_tokenizer(bundles[0])
     windows = token_windows(read_texts(text), tokenizer, max_tokens=longest, min_tokens=min(64, longest), limit=limit)
-    checkpoint = Checkpoint.open(resolve_checkpoint(against))
+    checkpoint = merged_with(Checkpoint.open(resolve_checkpoint(against)), adapter)
     for bundle in bundles:
         _check_same_model(bundle, bundles[0], config)
         check_device(bundle, provider)

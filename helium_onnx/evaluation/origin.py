@@ -12,7 +12,7 @@ from helium_onnx.progress import ProgressCallback, ProgressEvent
 def other_checkpoint(bundle: Bundle, checkpoint: Checkpoint, report: ProgressCallback) -> str | None:
     """What to tell where the checkpoint's files are not those that the bundle was made from; None where they are."""
     recorded = {record.path: record for record in bundle.manifest.source}
-    paths = {path.relative_to(checkpoint.folder).as_posix(): path for path in checkpoint.source_files()}
+    paths = {checkpoint.source_name(path): path for path in checkpoint.source_files()}
     changed = sorted(set(recorded) ^ set(paths))
     for name in sorted(set(recorded) & set(paths)):
         report(ProgressEvent("checkpoint", name))

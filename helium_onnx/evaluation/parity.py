@@ -18,12 +18,17 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from helium_onnx.adapters.given import GivenAdapters
+from helium_onnx.adapters.merging import merged_with
 from helium_onnx.bundle import Bundle
 from helium_onnx.checkpoint import Checkpoint
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import ContextOverflowError, UsageError
 from helium_onnx.evaluation.device import check_device
 from helium_onnx.evaluation.origin import other_checkpoint
+from helium_onnx.evaluation.parity_table import print_table, print_verdict
+from helium_onnx.evaluation.task_parity import TaskParityReport, task_parity
+from helium_onnx.evaluation.transformers_model import transformers_model
 from helium_onnx.hub import resolve_checkpoint
 from helium_onnx.loading import load_tokenizer
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
@@ -161,34 +166,29 @@ class ParityReport:
 
     def render(self, console: Console) -> None:
         """Print the report as a table and a verdict."""
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(
-            title=f"{self.bundle} ({self.recipe}) against transformers on {self.against}",
-            title_justify="left",
-            caption="differences: max |Δ logit| / max |reference logit|",
-            caption_justify="left",
-            show_edge=False,
-            pad_edge=False,
+        print_table(
+            console,
+            f"{self.bundle} ({self.recipe}) against transformers on {self.against}",
+            ("prompt", "tokens", "model.onnx", "prefill.onnx", "decode.onnx", "greedy"),
+            [
+                (
+                    row.prompt,
+                    str(row.prompt_tokens),
+                    *("not run" if d is None else f"{d.relative:.1e}" for d in (row.model, row.prefill, row.decode)),
+                    _greedy(row),
+                )
+                for row in self.rows
+            ],
+            "differences: max |Δ logit| / max |reference logit|",
         )
-        table.add_column("prompt", overflow="ellipsis", no_wrap=True, ratio=1)
-        for column in ("tokens", "model.onnx", "prefill.onnx", "decode.onnx", "greedy"):
-            table.add_column(column, justify="right")
-        for row in self.rows:
-            found = (row.model, row.prefill, row.decode)
-            differences = ("not run" if d is None else f"{d.relative:.1e}" for d in found)
-            # Text: brackets in a prompt are no markup
-            table.add_row(Text(row.prompt), str(row.prompt_tokens), *differences, _greedy(row))
-        console.print(table)
-        if self.warning:
-            console.print(Text(f"warning: {self.warning}", style="yellow"))
-        verdict = "passed" if self.passed else "FAILED"
-        if self.tolerance is None:
-            bar = "logits are finite; quantized weights and half precision differ by design, how much is in the table"
-        else:
-            bar = f"bar for this recipe: differences up to {self.tolerance:g} and equal tokens"
-        console.print(Text(f"{verdict} ({bar})", style="green" if self.passed else "bold red"))
+        print_verdict(
+            console,
+            passed=self.passed,
+            tolerance=self.tolerance,
+            values="logits",
+            equal="tokens",
+            warning=self.warning,
+        )
 
 
 def validate(
@@ -198,13 +198,15 @@ def validate(
     prompts: Sequence[str] | None = None,
     max_new_tokens: int = 64,
     provider: str = "auto",
+    adapter: GivenAdapters = None,
     progress: ProgressCallback | None = None,
-) -> ParityReport:
+) -> ParityReport | TaskParityReport:
     """Compare the bundle at ``path`` with ``transformers`` (float32, eager attention) on the checkpoint ``against``.
 
     ``against`` is a folder or a Hub id. ``prompts`` default to one in each of Helium's six languages. Greedy decoding
     runs for ``max_new_tokens`` or to the reference's eos. ``provider`` runs prefill and decode, as in
-    ``helium_onnx.load``.
+    ``helium_onnx.load``; ``adapter`` is what was merged into it, as in ``helium_onnx.export``. Of a bundle of another
+    task its outputs are compared (task_parity.py).
 
     Raises:
         UsageError: no prompt, ``max_new_tokens`` below 1, or a checkpoint of another vocabulary.
@@ -222,6 +224,8 @@ def validate(
     config = HeliumConfig.from_dict(bundle.model_config, source=f"{bundle.path}/helium.json")
     tokenizer = load_tokenizer(bundle)
     encoded = [tokenizer.encode(text) for text in texts]
+    generates = bundle.task == "text-generation"
+    max_new_tokens = max_new_tokens if generates else 0
     needed = max(map(len, encoded)) + max_new_tokens
     if needed > config.max_position_embeddings:
         raise ContextOverflowError(
@@ -230,7 +234,7 @@ def validate(
             expected=f"a sum of at most {config.max_position_embeddings}",
             remedy="ask for fewer new tokens, or give shorter prompts",
         )
-    checkpoint = Checkpoint.open(resolve_checkpoint(against))
+    checkpoint = merged_with(Checkpoint.open(resolve_checkpoint(against)), adapter)
     if checkpoint.config.vocab_size != config.vocab_size:
         raise UsageError(
             f"{checkpoint.folder} is not the model of this bundle",
@@ -240,13 +244,27 @@ def validate(
         )
     check_device(bundle, provider)
     warning = other_checkpoint(bundle, checkpoint, report)
-    references = _references(checkpoint, encoded, max_new_tokens, report)
+    checkpoint = checkpoint.as_task(bundle.task, config)
     recipe = Recipe.from_dict(bundle.manifest.recipe, source=f"{bundle.path}/helium.json")
+    tolerance = TOLERANCE if _is_float32(recipe) else None
+    if not generates:
+        return task_parity(
+            bundle,
+            checkpoint,
+            texts,
+            encoded,
+            provider=provider,
+            against=against,
+            tolerance=tolerance,
+            warning=warning,
+            report=report,
+        )
+    references = _references(checkpoint, encoded, max_new_tokens, report)
     return ParityReport(
         bundle=str(bundle.path),
         recipe=recipe.name,
         against=os.fspath(against),
-        tolerance=TOLERANCE if _is_float32(recipe) else None,
+        tolerance=tolerance,
         warning=warning,
         versions={package.__name__: package.__version__ for package in (ort, torch, transformers)},
         rows=_rows(bundle, provider, texts, references, needed, report),
@@ -270,16 +288,7 @@ def _references(
     checkpoint: Checkpoint, encoded: list[list[int]], max_new_tokens: int, report: ProgressCallback
 ) -> list[_Reference]:
     report(ProgressEvent("reference", str(checkpoint.folder)))
-    logging = transformers.utils.logging
-    shows_progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # the caller has a way of its own to show progress
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-        ).eval()
-    finally:
-        if shows_progress:
-            logging.enable_progress_bar()
+    model = transformers_model(checkpoint)
     references = []
     for number, ids in enumerate(encoded, 1):
         report(ProgressEvent("reference", f"prompt {number} of {len(encoded)}"))

@@ -56,7 +56,7 @@ def placement(bundle: Bundle, provider: str) -> dict[str, Any]:
     if row is not None:
         for name in graphs:
             try:
-                native = name in contract.NATIVE_GRAPHS
+                native = name in contract.NATIVE_GRAPH_FILES
                 answers[name] = assign(bundle.path / bundle.manifest.graphs[name].file, row, native=native)
             except ProviderError as error:
                 failures[name] = error
@@ -192,7 +192,7 @@ def _graphs(bundle: Bundle, provider: str) -> tuple[list[str], dict[str, str]]:
     for name in bundle.manifest.graphs:
         if provider == bundle.manifest.package.get("execution_provider") and (reason := unloadable(bundle)):
             skipped[name] = reason
-        elif name not in contract.NATIVE_GRAPHS:
+        elif name not in contract.NATIVE_GRAPH_FILES:
             looked.append(name)
         elif provider != CPU.name or bundle.manifest.recipe.get("execution_provider", CPU.name) != CPU.name:
             skipped[name] = "its operators are helium-onnx's own, for the bundle's own provider alone"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import onnxruntime as ort
 
 from helium_onnx import kernels
 from helium_onnx.errors import ProviderError
+from helium_onnx.installed import version
 from helium_onnx.runtimes.cuda_probe import INSTALL
 from helium_onnx.runtimes.graph_loading import session_options
 from helium_onnx.runtimes.plugins import add_plugin, own_stdout
@@ -86,8 +86,5 @@ def versions(row: ExecutionProvider) -> str:
     names = [f"ONNX Runtime {ort.__version__}"]
     if row.package is not None:
         package = row.package.partition("==")[0]
-        try:
-            names.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:  # on the path without its metadata
-            names.append(package)
+        names.append(" ".join(filter(None, (package, version(package)))))
     return f"{' and '.join(names)}, on this machine"

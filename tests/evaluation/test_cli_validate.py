@@ -153,18 +153,20 @@ def test_keywords_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helium_onnx, "validate", take)
     monkeypatch.setattr(helium_onnx, "compare", take)
     options = ("--against", "ckpt", "--text", "t", "--limit", 0, "--max-tokens", 9, "--max-new-tokens", 3)
-    options = (*options, "--provider", "cpu")
+    options = (*options, "--provider", "cpu", "--adapter", "lora", "--adapter", "more")
     assert invoke("validate", "out", *options).stdout == "a report\n"
     assert invoke("compare", "a", "b", *options).stdout == "a report\n"
     assert invoke("compare", "a", "--against", "ckpt", "--text", "t").exit_code == 0
     wanted = {
         "against": "ckpt", "text": Path("t"), "limit": None, "max_tokens": 9, "max_new_tokens": 3, "provider": "cpu",
+        "adapter": ["lora", "more"],
     }  # fmt: skip
     assert [{k: v for k, v in a.items() if k != "progress"} for a in asked] == [
         {"path": Path("out"), **wanted},
         {"path": [Path("a"), Path("b")], **wanted},
-        {"path": [Path("a")], **wanted, "limit": 100, "max_tokens": None, "max_new_tokens": 64, "provider": "auto"},
-    ]
+        {"path": [Path("a")], **wanted, "limit": 100, "max_tokens": None, "max_new_tokens": 64, "provider": "auto",
+         "adapter": None},
+    ]  # fmt: skip
 
 
 def test_defaults_of_compare_are_those_of_the_function() -> None:

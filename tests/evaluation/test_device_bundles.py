@@ -51,7 +51,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from helium_onnx.runtimes import opening
 
     monkeypatch.setattr(device, "probe", lambda: GPU)
-    monkeypatch.setattr(opening, "_cuda_device", lambda _bundle: HostDevice())
+    monkeypatch.setattr(opening, "cuda_device", lambda _bundle: HostDevice())
 
 
 @pytest.fixture(scope="session")
