@@ -18,7 +18,7 @@ def package(
     out: Out,
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder of the new package.", show_default=False)],
     target: Annotated[
-        str, typer.Option("--for", metavar="android-qnn|web", help="Where it is to run.", show_default=False)
+        str, typer.Option("--for", metavar="android-qnn|web|optimum", help="Where it is to run.", show_default=False)
     ],
     soc: Annotated[
         str | None,
@@ -34,7 +34,8 @@ def package(
     """Package a bundle for one place that runs it.
 
     android-qnn compiles it for the NPU of a Snapdragon phone (pip install --no-deps onnxruntime-qnn==2.7.0). web takes
-    what @helium-onnx/web loads in a browser. The package is complete or absent, whatever happens.
+    what @helium-onnx/web loads in a browser, optimum what optimum's ORTModel classes load. The package is complete or
+    absent, whatever happens.
     """
     import helium_onnx
 
@@ -48,14 +49,17 @@ def package(
         made = helium_onnx.package(
             out, dest, target=target, soc=soc, share_weights=share_weights, force=force, progress=report
         )
-    print(f"{dest}: {size(made.total_bytes)} in {duration(time.monotonic() - started)}. {_next(made.manifest.package)}")
+    took = duration(time.monotonic() - started)
+    print(f"{dest}: {size(made.total_bytes)} in {took}. {_next(made.manifest.package, dest)}")
 
 
-def _next(record: dict[str, object]) -> str:
+def _next(record: dict[str, object], dest: Path) -> str:
     """What to do with it, in a sentence."""
     if record["target"] == "web":
         return (
             'Next: put the folder on a server, and load("URL") of @helium-onnx/web; '
             f"contextLength {record['longest_context']} at most"
         )
+    if record["target"] == "optimum":
+        return f'Next: {record["class"]}.from_pretrained("{dest}") of optimum.onnxruntime; see docs/optimum.md'
     return f"Next: copy the folder to a device with {record['device']} ({record['chip']}); see docs/qnn.md"

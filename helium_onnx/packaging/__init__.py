@@ -14,11 +14,12 @@ from helium_onnx._version import __version__
 from helium_onnx.bundle import Bundle, BundleWriter
 from helium_onnx.errors import BundleError, ProviderError, UsageError
 from helium_onnx.packaging.android_qnn import ANDROID_QNN
+from helium_onnx.packaging.optimum import OPTIMUM
 from helium_onnx.packaging.target import Options, Target
 from helium_onnx.packaging.web import WEB
 from helium_onnx.progress import ProgressCallback, ProgressEvent, silent
 
-TARGETS: dict[str, Target] = {row.name: row for row in (ANDROID_QNN, WEB)}
+TARGETS: dict[str, Target] = {row.name: row for row in (ANDROID_QNN, WEB, OPTIMUM)}
 
 #: The options as the command line has them, for errors.
 _FLAGS = {"soc": "--soc", "share_weights": "--unshared"}
@@ -58,6 +59,7 @@ def package(
             tensors=contents.tensors,
             tools={**bundle.manifest.tools, **contents.tools},
             package={"target": row.name, "bundle": bundle.digest, **contents.record},
+            adapters={},  # no target takes them: a package has the base model alone
         )
         return writer.commit(manifest)
 

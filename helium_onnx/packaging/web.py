@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from helium_onnx.bundle import Bundle
-from helium_onnx.contract import WEIGHTS_FILE
 from helium_onnx.errors import ResourceError
-from helium_onnx.packaging.copying import copy_files, small_files
+from helium_onnx.packaging.copying import copy_one_graph, needed_for_one_graph, weights_bytes
 from helium_onnx.packaging.target import Contents, Options, Target
 from helium_onnx.progress import ProgressCallback
 
@@ -20,7 +19,6 @@ _CACHE_TYPES = ("float32", "float16")
 #: The one graph that the browser runs, for prompt and steps alike.
 _GRAPH = "prefill"
 _SHORTEST = 2
-_SMALL_FILES_BYTES = 8 << 20
 
 
 def refusal(bundle: Bundle) -> str | None:
@@ -44,7 +42,7 @@ def longest_context(bundle: Bundle) -> int:
     """The tokens whose keys and values fit into WebAssembly's memory beside the weights; at most the model's."""
     specs = [spec for spec in bundle.manifest.graphs[_GRAPH].inputs if spec.name.startswith("past_key_values.")]
     token = sum(int(spec.dims[1]) * int(spec.dims[3]) * np.dtype(spec.dtype).itemsize for spec in specs)
-    room = WASM_LIMIT_BYTES - 1 - _weights_bytes(bundle)
+    room = WASM_LIMIT_BYTES - 1 - weights_bytes(bundle)
     return min(int(bundle.model_config["max_position_embeddings"]), max(0, room // token))
 
 
@@ -53,25 +51,19 @@ def check(bundle: Bundle, _options: Options) -> None:
     if longest_context(bundle) < _SHORTEST:
         raise ResourceError(
             f"{bundle.path} is too large for a browser",
-            found=f"{_weights_bytes(bundle) / 1e9:.2f} GB of weights",
+            found=f"{weights_bytes(bundle) / 1e9:.2f} GB of weights",
             expected=f"less than {WASM_LIMIT_BYTES / 1e9:.2f} GB with keys and values, which WebAssembly can address",
             remedy="take fewer bits a weight: helium-onnx export CHECKPOINT OUT --recipe cpu-int4",
         )
 
 
 def needed_bytes(bundle: Bundle, _options: Options) -> int:
-    return _weights_bytes(bundle) + _SMALL_FILES_BYTES
+    return needed_for_one_graph(bundle)
 
 
 def make(bundle: Bundle, folder: Path, _options: Options, progress: ProgressCallback) -> Contents:
     """Copy the graph, its weights and the small files into ``folder``."""
-    graph = bundle.manifest.graphs[_GRAPH]
-    copy_files(bundle, [graph.file, *small_files(bundle), WEIGHTS_FILE], folder, progress)
-    return Contents({_GRAPH: graph}, bundle.manifest.tensors, {"longest_context": longest_context(bundle)})
-
-
-def _weights_bytes(bundle: Bundle) -> int:
-    return next(file.size for file in bundle.manifest.files if file.path == WEIGHTS_FILE)
+    return copy_one_graph(bundle, _GRAPH, folder, {"longest_context": longest_context(bundle)}, progress)
 
 
 WEB = Target(

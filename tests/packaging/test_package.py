@@ -46,7 +46,7 @@ def test_the_targets_have_recipes_that_there_are() -> None:
 
 def test_an_unknown_target(tmp_path: Path, sample_bundle_fp32: Path) -> None:
     error = refused(UsageError, sample_bundle_fp32, tmp_path / "p", target="andriod")
-    assert (error.found, error.expected) == ("'andriod'", "one of android-qnn, web")
+    assert (error.found, error.expected) == ("'andriod'", "one of android-qnn, web, optimum")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,7 @@ def test_a_package_of_a_package(tmp_path: Path, sample_bundle_fp32: Path) -> Non
         ("cuda-fp16", "android-qnn", "recipe cuda-fp16: it is for the execution provider cuda", "--recipe qnn-int4"),
         ("cuda-fp16", "web", "recipe cuda-fp16: its graphs are for cuda", "--recipe cpu-int4"),
         ("qnn-fp16", "web", "recipe qnn-fp16: its graphs are for qnn", "--recipe cpu-int4"),
+        ("cuda-fp16", "optimum", "recipe cuda-fp16: its graphs are for cuda", "--recipe cpu-int4"),
     ],
 )
 def test_a_form_that_the_target_cannot_take(
