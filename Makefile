@@ -7,6 +7,7 @@
 #   make check     mypy --strict
 #   make interop   bundles in optimum, onnxruntime-genai and transformers.js, each in an environment of its own (Node, npm,
 #                  chromium)
+#   make ray       batch jobs over Ray Data: two workers here, one killed (an environment of its own, 750 MB)
 #   make providers the execution providers that are packages of their own: WebGPU on a software GPU (chromium's), QNN on its
 #                  emulator
 #   make arm64     the runtime on an imitated ARM64 processor (Debian's qemu-user-static; skipped without)
@@ -32,7 +33,7 @@ PYTEST := $(BIN)/python -m pytest --junitxml=out/results
 DEMO := out/helium-docs-7m-int4
 WEB_CHAT := samples/web-chat
 
-.PHONY: demo test install lint check interop providers arm64 web web-e2e web-chat web-chat-e2e targets bench clean
+.PHONY: demo test install lint check interop ray providers arm64 web web-e2e web-chat web-chat-e2e targets bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -56,13 +57,20 @@ interop: $(VENV)/.dev
 	$(BIN)/python tests/interop/environments.py
 	HELIUM_REQUIRE_CLIENTS=1 $(PYTEST)/interop.xml tests/interop
 
+ray: $(DEMO)/helium.json
+	@test -x out/clients/ray/bin/python || $(PYTHON) -m venv out/clients/ray
+	out/clients/ray/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[ray]' pytest
+	HELIUM_REQUIRE_RAY=1 HELIUM_BUNDLE=$(DEMO) out/clients/ray/bin/python -m pytest --junitxml=out/results/ray.xml \
+		tests/batching/test_ray.py
+
 # Beside the environment, and without what they ask for: onnxruntime is there, and of the rest they import nothing.
 providers: $(VENV)/.dev
 	$(PIP) --no-deps --upgrade --target out/clients/webgpu onnxruntime-ep-webgpu==0.4.0
 	$(PIP) --no-deps --upgrade --target out/clients/qnn onnxruntime-qnn==2.7.0
 	HELIUM_REQUIRE_WEBGPU=1 $(PYTEST)/webgpu.xml tests/runtimes/test_webgpu_session.py
 	HELIUM_REQUIRE_QNN=1 PYTHONPATH=$(CURDIR)/out/clients/qnn $(PYTEST)/qnn.xml tests/runtimes/test_qnn.py \
-		tests/placement/test_qnn_emulator.py tests/packaging tests/cli/test_package_command.py
+		tests/placement/test_qnn_emulator.py tests/packaging tests/cli/test_cli_package.py
 
 arm64: $(VENV)/.dev
 	$(BIN)/python tests/arm64/run.py out/results
