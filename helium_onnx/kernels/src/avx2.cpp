@@ -93,6 +93,7 @@ constexpr int kWides = 4;        // accumulators of sixteen floats that fit the 
 constexpr int kActivations = 4;  // rows of activations that one tile serves together
 constexpr int kPairRows = 1;    // the same, of two tiles; 1: tiles go alone
 constexpr int kTokens = 2;      // of one head that attention handles together
+constexpr bool kScoreBlocks = false;  // registers for sixteen sums of a token
 
 // The sums of four vectors' lanes within each 128 bits, x[i]'s in lane i: (0 + 2) + (1 + 3).
 inline __m256i add_lanes(__m256i x0, __m256i x1, __m256i x2, __m256i x3) {

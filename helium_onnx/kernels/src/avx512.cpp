@@ -64,6 +64,7 @@ constexpr int kWides = 8;       // accumulators of sixteen floats that fit the r
 constexpr int kActivations = 8;  // rows of activations that one tile serves together
 constexpr int kPairRows = 6;    // the same, of two tiles; 1: tiles go alone
 constexpr int kTokens = 4;      // of one head that attention handles together
+constexpr bool kScoreBlocks = true;  // registers for sixteen sums of a token
 
 inline void fetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

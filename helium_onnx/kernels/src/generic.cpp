@@ -105,6 +105,7 @@ constexpr int kWides = 4;
 constexpr int kActivations = 4;
 constexpr int kPairRows = 1;    // the same, of two tiles; 1: tiles go alone
 constexpr int kTokens = 2;      // of one head that attention handles together
+constexpr bool kScoreBlocks = false;  // registers for sixteen sums of a token
 
 // The sums of sixteen vectors' lanes, x[i]'s in lane i: ((0 + 2) + (1 + 3)) in each four, then of these likewise.
 inline Wide wide_sums(const Wide* x) {

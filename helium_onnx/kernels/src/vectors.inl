@@ -31,13 +31,15 @@ inline Wide gate(Wide x, Wide y) {  // silu(x) * y
 }
 
 thread_local std::vector<float> t_row;      // a row of activations, padded
-thread_local std::vector<float> t_scores;   // of one query with all keys
+thread_local std::vector<float> t_scores;   // of queries with all keys
+thread_local std::vector<float> t_block;    // sixteen keys
 
 float* buffer(std::vector<float>& owner, int64_t size) {
     if ((int64_t)owner.size() < size) owner.resize(size);
     return owner.data();
 }
 
+constexpr int64_t kScores = 64 << 10;  // of queries that go together
 constexpr float kLeast = 1e-36f;  // of a smaller one the inverse would be infinite
 
 void quantize_row(const float* row, int64_t columns, int64_t block_size, bool paired, bool gated, int8_t* quanta,
@@ -416,15 +418,12 @@ float exponentials(float* scores, int64_t n) {
     return 1.0f / sum;
 }
 
-// One head for kTokens tokens from `token` on, which read each key and value together. Of each token: the score of a key
-// is summed over the head's sixteens in order, then over lanes (wide_sums); values are added key by key.
+// Scores of kTokens tokens from `token` on, `pitch` apart, which read each key together: the score of a key is summed over
+// the head's sixteens in order, then over lanes (wide_sums).
 template <class T, int kTokens>
-void attend_some(const Attention& a, int64_t head, int64_t group, int64_t token) {
-    const int64_t least = a.past + token + 1, n = least + kTokens - 1, size = a.head_size, pitch = (n + 15) / 16 * 16;
-    const T* keys = (const T*)a.keys + group * a.capacity * size;
-    const T* values = (const T*)a.values + group * a.capacity * size;
+void score_some(const Attention& a, const T* keys, int64_t head, int64_t token, float* scores, int64_t pitch) {
+    const int64_t n = a.past + token + kTokens, size = a.head_size;
     const float* query = a.query + token * a.query_pitch + head * size;
-    float* scores = buffer(t_scores, kTokens * pitch);
     for (int64_t j = 0; j < n; j += 16) {
         Wide sums[kTokens][16];
         for (int64_t i = 0; i < 16; ++i) {
@@ -440,6 +439,39 @@ void attend_some(const Attention& a, int64_t head, int64_t group, int64_t token)
         }
         for (int t = 0; t < kTokens; ++t) wide_store(scores + t * pitch + j, wide_mul(wide_sums(sums[t]), wide(a.scale)));
     }
+}
+
+// The same scores, of the tokens [begin, end): sixteen keys are widened once for all of them, and a token's sums with
+// those stay in registers, where there are so many.
+template <class T>
+void score_blocks(const Attention& a, const T* keys, int64_t head, int64_t begin, int64_t end, float* scores, int64_t pitch) {
+    const int64_t n = a.past + end, size = a.head_size;
+    float* block = buffer(t_block, 16 * size + 15);
+    block += (64 - (uintptr_t)block % 64) % 64 / 4;  // a load across two lines of the cache would count twice
+    for (int64_t j = 0; j < n; j += 16) {
+        for (int64_t i = 0; i < 16; ++i) {
+            const T* key = keys + std::min(j + i, n - 1) * size;
+            for (int64_t d = 0; d < size; d += 16) wide_store(block + 16 * (d + i), wide_load(key + d));
+        }
+        for (int64_t token = std::max(begin, j - a.past); token < end; ++token) {
+            const float* query = a.query + token * a.query_pitch + head * size;
+            Wide sums[16];
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) sums[i] = wide_zero();
+            for (int64_t d = 0; d < size; d += 16) {
+                const Wide q = wide_load(query + d);
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; ++i) sums[i] = wide_fma(q, wide_load(block + 16 * (d + i)), sums[i]);
+            }
+            wide_store(scores + (token - begin) * pitch + j, wide_mul(wide_sums(sums), wide(a.scale)));
+        }
+    }
+}
+
+// Softmax of the scores of kTokens tokens from `token` on, and the values in these shares, added key by key.
+template <class T, int kTokens>
+void mix_some(const Attention& a, const T* values, int64_t head, int64_t token, float* scores, int64_t pitch) {
+    const int64_t least = a.past + token + 1, size = a.head_size;
     Wide inverse[kTokens];
     for (int t = 0; t < kTokens; ++t) inverse[t] = wide(exponentials(scores + t * pitch, least + t));
 
@@ -454,7 +486,7 @@ void attend_some(const Attention& a, int64_t head, int64_t group, int64_t token)
                 Wide v[kCount];
 #pragma GCC unroll 8
                 for (int c = 0; c < kCount; ++c) v[c] = wide_load(values + j * size + d + 16 * c);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int t = 0; t < kTokens; ++t) {
                     const Wide p = wide(scores[t * pitch + j]);
 #pragma GCC unroll 8
@@ -477,11 +509,34 @@ void attend_some(const Attention& a, int64_t head, int64_t group, int64_t token)
     }
 }
 
+// Whatever tokens come together, each token's results are the same bits.
 template <class T>
 void attend_all(const Attention& a, int64_t head, int64_t group, int64_t begin, int64_t end) {
+    const T* keys = (const T*)a.keys + group * a.capacity * a.head_size;
+    const T* values = (const T*)a.values + group * a.capacity * a.head_size;
+    const int64_t pitch = (a.past + end + 15) / 16 * 16;
+    const auto some = [&](auto count, int64_t token) {
+        constexpr int kCount = count();
+        float* scores = buffer(t_scores, kCount * pitch);
+        score_some<T, kCount>(a, keys, head, token, scores, pitch);
+        mix_some<T, kCount>(a, values, head, token, scores, pitch);
+    };
     int64_t token = begin;
-    for (; token + kTokens <= end; token += kTokens) attend_some<T, kTokens>(a, head, group, token);
-    for (; token < end; ++token) attend_some<T, 1>(a, head, group, token);
+    while (end - token >= kTokens) {
+        if (!kScoreBlocks) {
+            some(std::integral_constant<int, kTokens>(), token);
+            token += kTokens;
+            continue;
+        }
+        // As many as leave their scores room in the cache.
+        const int64_t most = std::max<int64_t>(1, kScores / (kTokens * pitch)) * kTokens;
+        const int64_t stop = token + std::min(most, (end - token) / kTokens * kTokens);
+        float* scores = buffer(t_scores, (stop - token) * pitch);
+        score_blocks(a, keys, head, token, stop, scores, pitch);
+        for (float* row = scores; token < stop; token += kTokens, row += kTokens * pitch)
+            mix_some<T, kTokens>(a, values, head, token, row, pitch);
+    }
+    for (; token < end; ++token) some(std::integral_constant<int, 1>(), token);
 }
 
 void attend(const Attention& a, int64_t head, int64_t group, int64_t begin, int64_t end) {
