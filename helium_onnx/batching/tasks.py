@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from helium_onnx.batching.rows import Row
 from helium_onnx.batching.windows import Limits
-from helium_onnx.encoding.batches import BATCH_TOKENS
 from helium_onnx.errors import ContextOverflowError, UsageError
+from helium_onnx.runtimes.providers import AUTO, CPU, bundle_provider
 
 if TYPE_CHECKING:
     from helium_onnx.bundle import Bundle
@@ -27,7 +27,7 @@ class TaskRow:
     limits: Limits
 
 
-_ENCODING = Limits(window_rows=512, window_bytes=2 << 20, batch_rows=512, batch_tokens=BATCH_TOKENS)
+_ENCODING = Limits(window_rows=512, window_bytes=2 << 20, batch_rows=512, batch_tokens=CPU.batch_tokens)
 TASKS: Mapping[str, TaskRow] = {
     "text-generation": TaskRow(
         {
@@ -95,6 +95,8 @@ def limits_of(bundle: Bundle, options: Mapping[str, Any], batch_tokens: int | No
         limits = dataclasses.replace(limits, batch_rows=1)  # nothing would tell where a row ends
     if options.get("pooling") == "none":  # a vector for each token: a hundred times the text
         limits = dataclasses.replace(limits, window_rows=32, window_bytes=64 << 10)
+    if batch_tokens is None and bundle.task != "text-generation":
+        batch_tokens = bundle_provider(bundle, AUTO).batch_tokens
     if batch_tokens is None:
         return limits
     if batch_tokens < 1:

@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from helium_onnx.errors import UsageError
 
-#: Tokens of one run, padding included. Enough for every kernel; the activations of more leave the cache.
-BATCH_TOKENS = 4096
-
 
 def by_length(lengths: Sequence[int], batch_tokens: int, rows: int | None = None) -> Iterator[list[int]]:
     """Places in ``lengths``, batch by batch, the longest first (memory runs out at once or not at all).

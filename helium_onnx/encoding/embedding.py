@@ -64,7 +64,7 @@ class EmbeddingModel(TextModel):
         ``pooling``: the ``mean`` over all tokens (``<s>`` included, padding not), the ``last`` token's, or ``none``:
         each token's, a list of ``[tokens, hidden_size]`` (of one str: one array). ``normalize`` gives each vector the
         length 1. A text beyond the context is an error, or is cut with ``truncate``. At most ``batch_tokens`` tokens
-        run together (default 4096); what runs beside a text does not change its vector but for rounding.
+        run together (default 512, on a GPU 4096); what runs beside a text does not change its vector but for rounding.
 
         Raises:
             UsageError: there is no such pooling, or ``batch_tokens`` is below 1.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helium_onnx.config import HeliumConfig
-from helium_onnx.encoding.batches import BATCH_TOKENS, by_length, padded
+from helium_onnx.encoding.batches import by_length, padded
 from helium_onnx.errors import ContextOverflowError, GenerationError, PromptError, TokenizerError
 from helium_onnx.runtimes.session import WholeTexts
 from helium_onnx.tasks import Task
@@ -78,7 +78,7 @@ class TextModel:
         """``take(place, output)`` of each row, in order; ``output`` is its row of the graph's, padding included."""
         pad = self.config.pad_token_id
         results: dict[int, _Result] = {}
-        for batch in by_length([len(row) for row in ids], batch_tokens or BATCH_TOKENS, self.max_rows):
+        for batch in by_length([len(row) for row in ids], batch_tokens or self.session.batch_tokens, self.max_rows):
             input_ids, attention_mask = padded([ids[place] for place in batch], _ANY_ID if pad is None else pad)
             outputs = self.session.run(input_ids, attention_mask)
             if not np.isfinite(outputs).all():

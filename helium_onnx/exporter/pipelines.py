@@ -93,19 +93,34 @@ def _npu_weights(
     ]
 
 
+def _native_attention(config: HeliumConfig) -> bool:
+    """Heads of whole sixteens."""
+    return config.head_dim % 16 == 0 and config.head_dim <= 1024
+
+
 def _native_cpu(config: HeliumConfig, recipe: Recipe) -> bool:
     """4 or 8 bits throughout, and a floating-point cache."""
-    quantization, head_dim = recipe.quantization, config.head_dim
+    quantization = recipe.quantization
     return (
         recipe.precision.key_value_cache in ("float32", "float16")
         and quantization.accuracy_level == 4
-        and head_dim % 16 == 0
-        and head_dim <= 1024
+        and _native_attention(config)
         and all(
             (settings := quantization.settings_of(name)).bits in (4, 8) and settings.block_size <= 256
             for name in matrices(config)
         )
     )
+
+
+def _native_cpu_whole_texts(config: HeliumConfig, recipe: Recipe) -> Passes | None:
+    """Attention by our own kernel, which takes half the time of ONNX Runtime's over whole texts (docs/tasks.md), over
+    keys and values in float32; where our kernels know the weights too, all as in the other native graphs.
+    """
+    if not _native_attention(config):
+        return None
+    weights = _native_cpu(config, recipe)
+    linear: Passes = [LowerLinearNative(last_position=False)] if weights else []
+    return [LowerLastToken(), LowerAttentionNative(half=weights), LowerNormFused(), FuseSkipNorm(), *linear]
 
 
 def _native_cuda(config: HeliumConfig, recipe: Recipe) -> bool:
@@ -132,7 +147,7 @@ class Pipeline:
     ``weights`` are run once, before the graphs part: they read the same weights. ``graphs`` make each graph of the
     canonical model; ``native`` likewise the native ones, where ``has_native`` says that our kernels know all that the
     recipe asks for. ``whole_texts`` makes the one graph of a task without generation (None: the provider has none), and
-    ``native_whole_texts`` its native one. NameNodes ends every list.
+    ``native_whole_texts`` its native one, or None. NameNodes ends every list.
     """
 
     weights: Callable[[WeightPlan, HeliumConfig, Recipe, Sequence[LayerScales] | None], Passes]
@@ -140,7 +155,7 @@ class Pipeline:
     native: Mapping[NativeGraph, Callable[[], Passes]] = field(default_factory=dict)
     has_native: Callable[[HeliumConfig, Recipe], bool] = lambda _config, _recipe: False
     whole_texts: Callable[[], Passes] | None = None
-    native_whole_texts: Callable[[], Passes] | None = None
+    native_whole_texts: Callable[[HeliumConfig, Recipe], Passes | None] = lambda _config, _recipe: None
 
 
 #: By the recipe's ``execution_provider`` and ``graph.operators``.
@@ -162,10 +177,7 @@ PIPELINES: dict[tuple[str, str], Pipeline] = {
         },
         _native_cpu,
         lambda: [LowerLastToken(), LowerAttentionUniversal(), LowerNormFused(), FuseSkipNorm()],
-        lambda: [
-            LowerLastToken(), LowerAttentionNative(), LowerNormFused(), FuseSkipNorm(),
-            LowerLinearNative(last_position=False),
-        ],
+        _native_cpu_whole_texts,
     ),
     ("cpu", "standard"): Pipeline(
         _float32_weights,
@@ -235,7 +247,7 @@ def check_task(config: HeliumConfig, recipe: Recipe) -> None:
 
 
 def has_native_graphs(config: HeliumConfig, recipe: Recipe) -> bool:
-    """Whether our kernels know all that the recipe asks for."""
+    """Whether our kernels know all that the recipe asks for in text generation."""
     return pipeline(recipe).has_native(config, recipe)
 
 
@@ -252,15 +264,15 @@ def graph_passes(config: HeliumConfig, recipe: Recipe, *, adaptable: bool = Fals
     ``adaptable``: the graphs take LoRA adapters as inputs.
     """
     row = pipeline(recipe)
-    native = row.has_native(config, recipe)
     lists: dict[Graph | NativeGraph, Passes]
     if config.task == "text-generation":
         lists = {graph: make() for graph, make in row.graphs.items()}
-        lists |= {graph: make() for graph, make in row.native.items()} if native else {}
+        if row.has_native(config, recipe):
+            lists |= {graph: make() for graph, make in row.native.items()}
     else:
         assert row.whole_texts is not None, "check_task comes first"
         lists = {"model": row.whole_texts()}
-        if native and row.native_whole_texts is not None:
-            lists["native_model"] = row.native_whole_texts()
+        if (passes := row.native_whole_texts(config, recipe)) is not None:
+            lists["native_model"] = passes
     adapters: Passes = [AddLowRank(config)] if adaptable else []
     return {graph: [*passes, *adapters, NameNodes()] for graph, passes in lists.items()}

@@ -16,9 +16,10 @@ from helium_onnx.errors import ProviderError
 class ExecutionProvider:
     """How ONNX Runtime is asked for one provider.
 
-    ``config`` are session config entries. ``prefill_chunk`` is the most tokens that one prefill call takes.
-    ``prepacks``: kernels reorder constant weights at load, so a cache of the reordered weights pays. ``recipes`` are
-    shipped ones to name to who has none for this provider.
+    ``config`` are session config entries. ``prefill_chunk`` is the most tokens that one prefill call takes,
+    ``batch_tokens`` the most that a call of whole texts takes unless it is told another number. ``prepacks``: kernels
+    reorder constant weights at load, so a cache of the reordered weights pays. ``recipes`` are shipped ones to name to
+    who has none for this provider.
 
     Where the provider is a package beside onnxruntime, ``package`` is what pip calls it, ``plugin`` its module, and
     ``plugin_paths`` the options whose value a function of that module gives; ``plugin_devices`` is the most devices
@@ -32,6 +33,7 @@ class ExecutionProvider:
     options: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     prefill_chunk: int = 512
+    batch_tokens: int = 512
     prepacks: bool = False
     recipes: tuple[str, ...] = ()
     package: str | None = None
@@ -48,6 +50,8 @@ CPU = ExecutionProvider(
     onnxruntime_name="CPUExecutionProvider",
     # Scores are [heads, chunk, total] float32: 512 bounds them at 168 MB for 20 heads over 4096.
     prefill_chunk=512,
+    # Activations of more leave the second cache: 4096 took a fifth longer on helium-docs-7m (2 cores of 1 MB).
+    batch_tokens=512,
     prepacks=True,
     recipes=("cpu-int4", "cpu-fp32"),
     also=("webgpu",),
@@ -68,6 +72,7 @@ CUDA = ExecutionProvider(
     },
     # Large enough that matrix products, not weights, take the time; 2048 tokens of a 2 B model take 0.2 GB.
     prefill_chunk=2048,
+    batch_tokens=4096,
     recipes=("cuda-fp16", "cuda-bf16", "cuda-int4"),
 )
 

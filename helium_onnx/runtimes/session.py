@@ -123,6 +123,11 @@ class WholeTexts(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def batch_tokens(self) -> int:
+        """The most tokens, padding included, that a call does well to take."""
+        ...
+
     def run(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """The graph's output for int64 ``[batch, sequence]`` twice, rows padded on the right; see the contract."""
         ...

@@ -56,6 +56,7 @@ class WholeTextSession:
                 expected="text-generation there",
                 remedy="leave --provider at auto",
             )
+        self.batch_tokens = row.batch_tokens
         config = bundle.model_config
         self.vocab_size = int(config["vocab_size"])
         self.context_length = checked_context_length(context_length, int(config["max_position_embeddings"]))
@@ -114,6 +115,6 @@ class WholeTextSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
         if self.native:
             options.register_custom_ops_library(str(kernels.LIBRARY))
-        elif row is CPU:
+        if row is CPU:  # matrices in float32, and all where the graph is not native
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
         return options

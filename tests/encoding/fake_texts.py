@@ -19,6 +19,7 @@ Output = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 class FakeTexts:
     """Keeps the shapes of its calls in ``calls``."""
 
+    batch_tokens = 4096
     vocab_size = tiny.SIZES["vocab_size"]
 
     def __init__(self, output: Output, context_length: int = 64) -> None:

@@ -36,21 +36,33 @@ def plain(checkpoint: Path) -> Bundle:
     return helium_onnx.export(checkpoint, checkpoint.parent / "fp32", recipe="cpu-fp32")
 
 
-def test_kernels(quantized: Bundle, plain: Bundle, native_kernels: ctypes.CDLL) -> None:  # noqa: ARG001
-    assert WholeTextSession(quantized).native == kernels.vectorized()
-    assert WholeTextSession(quantized, choice="native").native
-    assert not WholeTextSession(quantized, choice="onnxruntime").native
-    assert not WholeTextSession(plain).native
+@pytest.fixture(scope="module")
+def portable(checkpoint: Path) -> Bundle:
+    return helium_onnx.export(checkpoint, checkpoint.parent / "portable", recipe="portable-fp32")
+
+
+def test_kernels(
+    quantized: Bundle,
+    plain: Bundle,
+    portable: Bundle,
+    native_kernels: ctypes.CDLL,  # noqa: ARG001
+) -> None:
+    for bundle in (quantized, plain):
+        assert WholeTextSession(bundle).native == kernels.vectorized()
+        assert WholeTextSession(bundle, choice="native").native
+        assert not WholeTextSession(bundle, choice="onnxruntime").native
+    assert not WholeTextSession(portable).native
     with pytest.raises(ProviderError, match="native kernels cannot run this"):
-        WholeTextSession(plain, choice="native")
+        WholeTextSession(portable, choice="native")
     with pytest.raises(UsageError, match="no such kernels"):
-        WholeTextSession(plain, choice="fast")  # type: ignore[arg-type]
+        WholeTextSession(portable, choice="fast")  # type: ignore[arg-type]
 
 
-def test_both_graphs_agree(quantized: Bundle, native_kernels: ctypes.CDLL) -> None:  # noqa: ARG001
-    ours, theirs = (WholeTextSession(quantized, choice=c).run(IDS, MASK) for c in ("native", "onnxruntime"))
-    assert ours.shape == theirs.shape == (2, 4, 64)
-    assert np.abs(ours - theirs)[MASK == 1].max() <= 0.1 * np.abs(theirs[MASK == 1]).max()
+def test_both_graphs_agree(quantized: Bundle, plain: Bundle, native_kernels: ctypes.CDLL) -> None:  # noqa: ARG001
+    for bundle, most in ((quantized, 0.1), (plain, 1e-5)):
+        ours, theirs = (WholeTextSession(bundle, choice=c).run(IDS, MASK) for c in ("native", "onnxruntime"))
+        assert ours.shape == theirs.shape == (2, 4, 64)
+        assert np.abs(ours - theirs)[MASK == 1].max() <= most * np.abs(theirs[MASK == 1]).max()
 
 
 def test_threads_change_nothing_that_counts(plain: Bundle) -> None:

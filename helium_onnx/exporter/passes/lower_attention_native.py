@@ -14,13 +14,18 @@ class LowerAttentionNative(ir.passes.InPlacePass):
 
     Replacement: ``helium_onnx.kernels::CausalAttentionFloat16(qkv, past_key, past_value, past_lengths, cos, sin)``.
     Past and present are float16 there, whatever the recipe keeps: arithmetic stays in float32, and it is half the
-    memory and traffic at no loss that can be measured. ``qkv`` is the input of the ``Split`` that made q, k and v, or
+    memory and traffic at no loss that can be measured beside that of quantized weights. Without ``half``,
+    ``CausalAttention``, where they are float32. ``qkv`` is the input of the ``Split`` that made q, k and v, or
     their ``Concat``, which LowerLinearNative makes part of the projections. The graph's input ``past_lengths`` (tokens
     that each row's past holds) takes the place of ``attention_mask``.
 
     Without a past, which is None then: over zeros for as many tokens as there are new ones, of which none is read. Rows
     are then padded on the right, where no token of theirs looks, and ``attention_mask`` goes.
     """
+
+    def __init__(self, *, half: bool = True) -> None:
+        self.name = "CausalAttentionFloat16" if half else "CausalAttention"
+        self.kept = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         nodes = nodes_of(model, DOMAIN, "CausalAttention")
@@ -29,7 +34,7 @@ class LowerAttentionNative(ir.passes.InPlacePass):
         whole_texts = nodes[0].inputs[3] is None
         empty: ir.Value | None = None
         if whole_texts:
-            lengths, empty = _no_past(nodes[0], next(v for v in model.graph.inputs if v.name == "input_ids"))
+            lengths, empty = _no_past(nodes[0], next(v for v in model.graph.inputs if v.name == "input_ids"), self.kept)
         else:
             int64 = ir.TensorType(ir.DataType.INT64)
             lengths = ir.Value(name="past_lengths", shape=ir.Shape(["batch_size"]), type=int64)
@@ -43,9 +48,9 @@ class LowerAttentionNative(ir.passes.InPlacePass):
             assert past_key is not None
             assert past_value is not None
             for value in (past_key, past_value, *node.outputs[1:]):
-                value.type = ir.TensorType(ir.DataType.FLOAT16)
+                value.type = ir.TensorType(self.kept)
             outputs = rewriter.op_outputs(
-                "CausalAttentionFloat16",
+                self.name,
                 packed, past_key, past_value, lengths, cos, sin,
                 outputs=3,
                 domain=KERNELS,
@@ -63,9 +68,9 @@ class LowerAttentionNative(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _no_past(attention: ir.Node, input_ids: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Lengths of 0, and float16 zeros ``[batch_size, key/value heads, sequence_length, head_dim]``, in one place for
-    all layers: in front of everything, since the operator asks for a buffer to write keys and values to.
+def _no_past(attention: ir.Node, input_ids: ir.Value, kept: ir.DataType) -> tuple[ir.Value, ir.Value]:
+    """Lengths of 0, and zeros of the type ``kept``, ``[batch_size, key/value heads, sequence_length, head_dim]``, in
+    one place for all layers: in front of everything, since the operator asks for a buffer to write keys and values to.
     """
     assert isinstance(attention.graph, ir.Graph)
     rewriter = Rewriter(next(iter(attention.graph)))
@@ -73,7 +78,7 @@ def _no_past(attention: ir.Node, input_ids: ir.Value) -> tuple[ir.Value, ir.Valu
     lengths = rewriter.op("Expand", rewriter.constant([0]), batch)
     heads = rewriter.constant([attention.attributes["kv_num_heads"].as_int()])
     size = rewriter.constant([attention.attributes["head_dim"].as_int()])
-    zero = rewriter.constant(0.0, ir.DataType.FLOAT16)
+    zero = rewriter.constant(0.0, kept)
     return lengths, rewriter.op("Expand", zero, rewriter.op("Concat", batch, heads, length, size, axis=0))
 
 
