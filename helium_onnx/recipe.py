@@ -116,10 +116,8 @@ class Quantization:
     overrides: tuple[Override, ...] = ()
 
     def settings_of(self, name: str) -> MatrixSettings:
-        """How the checkpoint's matrix ``name`` (``lm_head.weight``) is stored; a classifier's, a few rows, as it is."""
+        """How the checkpoint's matrix ``name`` (``lm_head.weight``) is stored."""
         plain = name.removesuffix(".weight")
-        if plain == "score":
-            return MatrixSettings()
         kind = {"model.embed_tokens": self.embedding, "lm_head": self.head}
         settings = kind.get(plain, self.linear)
         for override in self.overrides:
@@ -170,14 +168,12 @@ class Recipe:
         recipe_rules.check(recipe, source)
         return recipe
 
-    def check_matrices(self, names: Sequence[str], hidden_size: int) -> None:
+    def check_matrices(self, names: Sequence[str]) -> None:
         """Raise RecipeError for what only the checkpoint's matrices, ``names``, show to be wrong: an override that
-        fits none of them, a matrix that overrides store in a way that the provider does not take, or an embedding
-        whose rows of ``hidden_size`` the provider looks up wrongly.
+        fits none of them, or a matrix that overrides store in a way that the provider does not take.
         """
         self.quantization.check_overrides(names)
         recipe_rules.check_matrices(self, names)
-        recipe_rules.check_embedding(self, hidden_size)
 
 
 def recipe_folder() -> Path:

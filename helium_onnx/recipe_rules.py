@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from helium_onnx.recipe import MatrixSettings, Recipe
 
 _KINDS = ("linear", "head", "embedding")
-_EMBEDDING = "model.embed_tokens"
-_KIND_OF = {_EMBEDDING: "embedding", "lm_head": "head"}
+_KIND_OF = {"model.embed_tokens": "embedding", "lm_head": "head"}
 
 
 @dataclass(frozen=True)
@@ -129,35 +128,6 @@ def check_matrices(recipe: Recipe, names: Sequence[str]) -> None:
             source = f"recipe {recipe.name}"
             _check_kind(recipe, source, name, _KIND_OF.get(name.removesuffix(".weight"), "linear"))
             _check_settings(recipe, source, name, settings)
-
-
-def check_embedding(recipe: Recipe, hidden_size: int) -> None:
-    """Raise RecipeError for a quantized embedding of rows of ``hidden_size`` that the provider looks up wrongly."""
-    settings = recipe.quantization.settings_of(_EMBEDDING)
-    if not looks_up_rightly(recipe, settings, hidden_size):
-        raise RecipeError(
-            f"recipe {recipe.name}: ONNX Runtime's CUDA kernel would look up this quantized embedding wrongly",
-            found=f"rows of {hidden_size} (hidden_size) in blocks of {settings.block_size}",
-            expected=f"{'an even number of ' if _two_in_a_byte(settings) else ''}whole blocks in a row",
-            remedy="set bits = 32 in [quantization.embedding], or another block_size there",
-        )
-
-
-def looks_up_rightly(recipe: Recipe, settings: MatrixSettings, hidden_size: int) -> bool:
-    """Whether the recipe's provider reads rows of ``hidden_size`` of an embedding that is stored like ``settings``.
-
-    ONNX Runtime 1.31.1's GatherBlockQuantized is silently wrong on CUDA where a row ends within a block, and where it
-    ends within a byte of zero points (measured: asymmetric blocks of 64 in rows of 64, 96, 160 and 192).
-    """
-    if recipe.execution_provider != "cuda" or not settings.quantized:
-        return True
-    blocks, rest = divmod(hidden_size, settings.block_size)
-    return not rest and not (_two_in_a_byte(settings) and blocks % 2)
-
-
-def _two_in_a_byte(settings: MatrixSettings) -> bool:
-    """Whether zero points are stored so."""
-    return settings.bits == 4 and not settings.symmetric
 
 
 def _check_precision(recipe: Recipe, target: Target, source: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from helium_onnx.checkpoint import EMBEDDING, HEAD, SCORE, Checkpoint, expected_tensors
+from helium_onnx.checkpoint import EMBEDDING, HEAD, Checkpoint, expected_tensors
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import UsageError
 from helium_onnx.exporter.calibration import Calibration, first_tokens, sensitivity_tokens
@@ -16,7 +16,6 @@ from helium_onnx.exporter.stored_tensors import DATA_TYPES
 from helium_onnx.exporter.weights import ALIGNMENT
 from helium_onnx.progress import ProgressCallback
 from helium_onnx.recipe import Recipe
-from helium_onnx.recipe_rules import looks_up_rightly
 
 #: The three graphs and the manifest, which grow with the layers; with room to spare.
 _OTHER_BYTES_A_LAYER = 48 << 10
@@ -70,13 +69,9 @@ def allocated(
         name: tuple(dataclasses.replace(way, scales=recipe.quantization.settings_of(name).scales) for way in CANDIDATES)
         for name in names
     }
-    if EMBEDDING in ways:
-        ways[EMBEDDING] = tuple(way for way in ways[EMBEDDING] if looks_up_rightly(recipe, way, config.hidden_size))
-        if not ways[EMBEDDING]:  # it stays as the recipe has it
-            del ways[EMBEDDING]
     costs = Sensitivity(source, windows, report).measure(ways)
     size = int(DATA_TYPES[recipe.precision.compute].itemsize)
-    rest = sum(size * math.prod(shape) for name, shape in shapes.items() if name not in ways)
+    rest = sum(size * math.prod(shape) for name, shape in shapes.items() if name not in names)
     rest += size * config.max_position_embeddings * config.head_dim + 3 * len(shapes) * ALIGNMENT
     rest += _OTHER_BYTES + _OTHER_BYTES_A_LAYER * config.num_hidden_layers
     rest += (source.folder / "tokenizer.json").stat().st_size
@@ -98,6 +93,6 @@ def quantization_record(recipe: Recipe, text: Calibration | None, allocation: Al
 
 
 def matrices(config: HeliumConfig) -> list[str]:
-    """The checkpoint's names of what a recipe may quantize; a tied head has its own, and a classifier is left alone."""
-    names = [name for name, shape in expected_tensors(config).items() if len(shape) == 2 and name != SCORE]
-    return names if HEAD in names or config.task != "text-generation" else [*names, HEAD]
+    """The checkpoint's names of what a recipe may quantize; a tied head has its own."""
+    names = [name for name, shape in expected_tensors(config).items() if len(shape) == 2]
+    return names if HEAD in names else [*names, HEAD]

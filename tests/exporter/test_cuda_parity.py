@@ -65,15 +65,10 @@ MODELS: dict[str, tuple[str, int, int, bool]] = {
 }
 
 FOUR, PLAIN = MatrixSettings(4, 32, True, "float16"), MatrixSettings()
-#: Two blocks in an embedding's row of 64.
 INT4 = dataclasses.replace(
     load_recipe("cuda-int4"),
     name="int4",
-    quantization=dataclasses.replace(
-        load_recipe("cuda-int4").quantization,
-        method="round-to-nearest",
-        embedding=MatrixSettings(4, 32, False, "float16"),
-    ),
+    quantization=dataclasses.replace(load_recipe("cuda-int4").quantization, method="round-to-nearest"),
 )
 #: Matrices of one layer in three ways: nothing can be packed, and gate and up differ.
 MIXED = Recipe(

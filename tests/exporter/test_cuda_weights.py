@@ -131,7 +131,6 @@ def quantized(compute: str, method: str = "round-to-nearest", **changes: object)
         kind: dataclasses.replace(getattr(recipe.quantization, kind), scales=compute)
         for kind in ("linear", "head", "embedding")
     }
-    settings["embedding"] = dataclasses.replace(settings["embedding"], block_size=32)  # two in a row of 64
     return dataclasses.replace(
         recipe,
         precision=Precision(compute, compute),  # type: ignore[arg-type]
