@@ -116,8 +116,10 @@ class Quantization:
     overrides: tuple[Override, ...] = ()
 
     def settings_of(self, name: str) -> MatrixSettings:
-        """How the checkpoint's matrix ``name`` (``lm_head.weight``) is stored."""
+        """How the checkpoint's matrix ``name`` (``lm_head.weight``) is stored; a classifier's, a few rows, as it is."""
         plain = name.removesuffix(".weight")
+        if plain == "score":
+            return MatrixSettings()
         kind = {"model.embed_tokens": self.embedding, "lm_head": self.head}
         settings = kind.get(plain, self.linear)
         for override in self.overrides:

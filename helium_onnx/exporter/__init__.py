@@ -89,7 +89,7 @@ def export(
     if adapter_mode == "runtime":
         check_recipe(chosen)
         beside = RuntimeAdapters(source, given)
-    chosen.check_matrices(matrices(config), config.hidden_size)
+    chosen.check_matrices(matrices(config))
     tokenizer = read_tokenizer(source)
     text: Calibration | None = None
     if needs_calibration(chosen) or calibration is not None or goal is not None:

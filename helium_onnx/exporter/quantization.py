@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from helium_onnx.checkpoint import EMBEDDING, HEAD, Checkpoint, expected_tensors
+from helium_onnx.checkpoint import EMBEDDING, HEAD, SCORE, Checkpoint, expected_tensors
 from helium_onnx.config import HeliumConfig
 from helium_onnx.errors import UsageError
 from helium_onnx.exporter.calibration import Calibration, first_tokens, sensitivity_tokens
@@ -93,6 +93,6 @@ def quantization_record(recipe: Recipe, text: Calibration | None, allocation: Al
 
 
 def matrices(config: HeliumConfig) -> list[str]:
-    """The checkpoint's names of what a recipe may quantize; a tied head has its own."""
-    names = [name for name, shape in expected_tensors(config).items() if len(shape) == 2]
-    return names if HEAD in names else [*names, HEAD]
+    """The checkpoint's names of what a recipe may quantize; a tied head has its own, and a classifier is left alone."""
+    names = [name for name, shape in expected_tensors(config).items() if len(shape) == 2 and name != SCORE]
+    return names if HEAD in names or config.task != "text-generation" else [*names, HEAD]
