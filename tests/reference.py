@@ -116,16 +116,21 @@ def round_inputs(model: Any, recipe: Recipe) -> None:
     weights: what MatMulNBits does at accuracy_level 4, and the kernels of our own.
     """
 
-    def rounded(module: torch.nn.Module, args: tuple[Tensor]) -> Tensor:
+    def hook(module: torch.nn.Module, args: tuple[Tensor]) -> Tensor:
         size, width = module.block_size, args[0].shape[-1]
         blocks = torch.nn.functional.pad(args[0], (0, -width % size)).unflatten(-1, (-1, size))
-        peak = blocks.abs().amax(-1, keepdim=True)
-        return ((blocks * (127 / peak)).round() * (peak / 127)).flatten(-2)[..., :width]
+        return rounded(blocks).flatten(-2)[..., :width]
 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.block_size = recipe.quantization.settings_of(name).block_size
-            module.register_forward_pre_hook(rounded)
+            module.register_forward_pre_hook(hook)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """``x`` in 8 bits, with one scale along the last axis."""
+    peak = x.abs().amax(-1, keepdim=True)
+    return (x * (127 / peak)).round() * (peak / 127)
 
 
 def error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

@@ -25,6 +25,7 @@ from helium_onnx.exporter.passes.last_position_static import LastPositionStatic
 from helium_onnx.exporter.passes.lower_attention_cuda import LowerAttentionCuda
 from helium_onnx.exporter.passes.lower_attention_device import LowerAttentionDevice
 from helium_onnx.exporter.passes.lower_attention_group_query import LowerAttentionGroupQuery
+from helium_onnx.exporter.passes.lower_attention_int8 import LowerAttentionInt8
 from helium_onnx.exporter.passes.lower_attention_native import LowerAttentionNative
 from helium_onnx.exporter.passes.lower_attention_standard import LowerAttentionStandard
 from helium_onnx.exporter.passes.lower_attention_static import LowerAttentionStatic
@@ -113,14 +114,15 @@ def _native_cpu(config: HeliumConfig, recipe: Recipe) -> bool:
 
 
 def _native_cpu_whole_texts(config: HeliumConfig, recipe: Recipe) -> Passes | None:
-    """Attention by our own kernel, which takes half the time of ONNX Runtime's over whole texts (docs/tasks.md), over
-    keys and values in float32; where our kernels know the weights too, all as in the other native graphs.
+    """Attention by our own kernels, which takes half the time of ONNX Runtime's over whole texts (docs/tasks.md): in
+    float32, or in 8 bits where they know the weights too, whose activations are rounded likewise.
     """
     if not _native_attention(config):
         return None
-    weights = _native_cpu(config, recipe)
-    linear: Passes = [LowerLinearNative(last_position=False)] if weights else []
-    return [LowerLastToken(), LowerAttentionNative(half=weights), LowerNormFused(), FuseSkipNorm(), *linear]
+    norms: Passes = [LowerNormFused(), FuseSkipNorm()]
+    if _native_cpu(config, recipe):
+        return [LowerLastToken(), LowerAttentionInt8(), *norms, LowerLinearNative(last_position=False)]
+    return [LowerLastToken(), LowerAttentionNative(half=False), *norms]
 
 
 def _native_cuda(config: HeliumConfig, recipe: Recipe) -> bool:

@@ -27,7 +27,7 @@ DTYPES = {"cuda-fp16": torch.float16, "cuda-bf16": torch.bfloat16, "cuda-int4": 
 
 
 @pytest.mark.parametrize(
-    ("task", "model_type", "recipe"), itertools.product(task_models.TEXT_TASKS, ("helium", "llama"), DTYPES)
+    ("task", "model_type", "recipe"), list(itertools.product(task_models.TEXT_TASKS, ("helium", "llama"), DTYPES))
 )
 def test_near_float32(task: Task, model_type: str, recipe: str, tmp_path: Path) -> None:
     model = task_models.make_model(task, model_type, **SIZES)

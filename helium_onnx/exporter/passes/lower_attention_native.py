@@ -62,9 +62,7 @@ class LowerAttentionNative(ir.passes.InPlacePass):
             rewriter.replace(*outputs)
             if split is not None:
                 remove_split(model.graph, split)
-        for value in [value for value in model.graph.inputs if value.name == "attention_mask"]:
-            assert not value.uses(), "attention_mask is read outside of attention"
-            model.graph.inputs.remove(value)
+        remove_mask(model.graph)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -80,6 +78,13 @@ def _no_past(attention: ir.Node, input_ids: ir.Value, kept: ir.DataType) -> tupl
     size = rewriter.constant([attention.attributes["head_dim"].as_int()])
     zero = rewriter.constant(0.0, kept)
     return lengths, rewriter.op("Expand", zero, rewriter.op("Concat", batch, heads, length, size, axis=0))
+
+
+def remove_mask(graph: ir.Graph) -> None:
+    """Without the input ``attention_mask``, which nothing reads."""
+    for value in [value for value in graph.inputs if value.name == "attention_mask"]:
+        assert not value.uses(), "attention_mask is read outside of attention"
+        graph.inputs.remove(value)
 
 
 def common_split(projections: list[ir.Value | None]) -> ir.Node | None:

@@ -83,12 +83,14 @@ inline int32_t sum_lanes(__m256i x) {
     y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
 }
-inline int32_t wide_quantize(Wide x, int8_t* p) {  // to the nearest whole numbers; returns their sum
+using QuantaSum = __m256i;  // of eight sums, added at the end
+inline void wide_quantize(Wide x, int8_t* p, QuantaSum& sum) {  // to the nearest whole numbers
     const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
     _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
-    return sum_lanes(_mm256_add_epi32(a, b));
+    sum = _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
 }
+inline int32_t whole(QuantaSum sum) { return sum_lanes(sum); }
 constexpr int kWides = 4;        // accumulators of sixteen floats that fit the registers
 constexpr int kActivations = 4;  // rows of activations that one tile serves together
 constexpr int kPairRows = 1;    // the same, of two tiles; 1: tiles go alone

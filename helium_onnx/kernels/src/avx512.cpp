@@ -43,11 +43,13 @@ inline Wide wide_abs(Wide a) { return _mm512_abs_ps(a); }
 inline Wide wide_nearest(Wide a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Wide wide_power(Wide a, Wide n) { return _mm512_scalef_ps(a, n); }  // a * 2^n, n whole
 inline float wide_maximum(Wide a) { return _mm512_reduce_max_ps(a); }
-inline int32_t wide_quantize(Wide a, int8_t* p) {  // to the nearest whole numbers; returns their sum
+using QuantaSum = __m512i;  // of sixteen sums, added at the end
+inline void wide_quantize(Wide a, int8_t* p, QuantaSum& sum) {  // to the nearest whole numbers
     const __m512i n = _mm512_cvtps_epi32(a);
     _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(n));
-    return _mm512_reduce_add_epi32(n);
+    sum = _mm512_add_epi32(sum, n);
 }
+inline int32_t whole(QuantaSum sum) { return _mm512_reduce_add_epi32(sum); }
 inline Ints add_ints(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
 inline Ints set_bytes(int8_t x) { return _mm512_set1_epi8(x); }
 template <class T>

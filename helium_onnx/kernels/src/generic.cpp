@@ -96,11 +96,11 @@ inline Wide wide_power(Wide a, Wide n) {
     return each<Wide>([&](int i) { return std::ldexp(a.at[i], (int)n.at[i]); });
 }
 inline float wide_maximum(Wide a) { return *std::max_element(a.at, a.at + 16); }
-inline int32_t wide_quantize(Wide a, int8_t* p) {  // to the nearest whole numbers; returns their sum
-    int32_t sum = 0;
+using QuantaSum = int32_t;
+inline void wide_quantize(Wide a, int8_t* p, QuantaSum& sum) {  // to the nearest whole numbers
     for (int i = 0; i < 16; ++i) sum += p[i] = (int8_t)std::nearbyintf(a.at[i]);
-    return sum;
 }
+inline int32_t whole(QuantaSum sum) { return sum; }
 constexpr int kWides = 4;
 constexpr int kActivations = 4;
 constexpr int kPairRows = 1;    // the same, of two tiles; 1: tiles go alone

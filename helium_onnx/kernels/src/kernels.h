@@ -69,6 +69,10 @@ struct Kernels {
     // Causal attention of one head for the tokens [begin, end): query head `head` over key/value head `group`.
     void (*attend)(const Attention& attention, int64_t head, int64_t group, int64_t begin, int64_t end);
 
+    // exp(scale * (score - largest)) of n > 0 scores in place, 0 up to the next 16; returns 1 / their sum. There is room
+    // for that many.
+    float (*softmax)(float* scores, int64_t n, float scale);
+
     // Measured rates of this instruction set's arithmetic, on the calling thread: operations in `rounds` rounds.
     double (*int8_operations)(int64_t rounds);
     double (*float_operations)(int64_t rounds);

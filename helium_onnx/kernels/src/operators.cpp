@@ -10,6 +10,9 @@
 //     present_key, present_value). Past and present are [batch, kv_num_heads, capacity, head_dim] and may be one
 //     buffer. Attributes: num_heads, kv_num_heads, head_dim, interleaved. CausalAttentionFloat16 has past
 //     and present in float16. The tables may be float32 or float16 in either.
+// CausalAttentionInt8(qkv, cos_cache, sin_cache) -> output: the same without a past, from token 0 on, over queries and
+//     keys in 8 bits (a scale for each 64 of a head, or a smaller power of 2 that divides it), values (a scale each) and
+//     their shares times these scales (a scale for each 128 keys).
 // LowRankUpdate(y [batch, tokens, sum of rows], x [batch, tokens, columns], then of each matrix: a [columns, rank],
 //     b [rank, rows]) -> y + x a b, each matrix's product behind the other. All float32. A rank may be 0, and differs from
 //     call to call. Attributes: columns, rows and gated, as above.
@@ -239,6 +242,32 @@ struct QuantizedLinear {
     }
 };
 
+// Attributes of attention, under an operator's name.
+Status attention_sizes(const Calls& ort, const void* info, const char* name, int64_t* heads, int64_t* groups, int64_t* size, int64_t* interleaved) {
+    RETURN_IF_ERROR(ort.attribute(info, "num_heads", heads));
+    RETURN_IF_ERROR(ort.attribute(info, "kv_num_heads", groups));
+    RETURN_IF_ERROR(ort.attribute(info, "head_dim", size));
+    RETURN_IF_ERROR(ort.attribute(info, "interleaved", interleaved));
+    if (*size % 16 || *size < 16 || *size > 1024 || *groups < 1 || *heads % *groups)
+        return ort.error(ort::kInvalidArgument, (std::string(name) + ": head_dim is no multiple of 16, or heads do not group").c_str());
+    return nullptr;
+}
+
+Status check_tables(const Calls& ort, const Tensor& cosines, const Tensor& sines, int64_t size) {
+    for (const Tensor& table : {cosines, sines})
+        if ((table.type != ort::kFloat && table.type != ort::kFloat16) || table.dims[1] != size / 2 || table.dims[0] != cosines.dims[0])
+            return ort.error(ort::kInvalidArgument, "CausalAttention: the tables are not [positions, head_dim / 2]");
+    return nullptr;
+}
+
+// A position's row of a table of either type; `copy` has room for it.
+const float* angles(const Tensor& table, int64_t position, int64_t size, float* copy) {
+    if (table.type == ort::kFloat) return (const float*)table.data + position * size / 2;
+    const auto* row = (const uint16_t*)table.data + position * size / 2;
+    std::transform(row, row + size / 2, copy, from_half);
+    return copy;
+}
+
 template <bool kHalf>
 struct CausalAttention {
     static constexpr const char *kName = kHalf ? "CausalAttentionFloat16" : "CausalAttention", *kProvider = nullptr;
@@ -252,15 +281,7 @@ struct CausalAttention {
     Calls ort;
     int64_t heads = 0, groups = 0, size = 0, interleaved = 0;
 
-    Status init(const void* info) {
-        RETURN_IF_ERROR(ort.attribute(info, "num_heads", &heads));
-        RETURN_IF_ERROR(ort.attribute(info, "kv_num_heads", &groups));
-        RETURN_IF_ERROR(ort.attribute(info, "head_dim", &size));
-        RETURN_IF_ERROR(ort.attribute(info, "interleaved", &interleaved));
-        if (size % 16 || size > 1024 || groups < 1 || heads % groups)
-            return ort.error(ort::kInvalidArgument, "CausalAttention: head_dim is no multiple of 16, or heads do not group");
-        return nullptr;
-    }
+    Status init(const void* info) { return attention_sizes(ort, info, "CausalAttention", &heads, &groups, &size, &interleaved); }
 
     Status compute(ort::Context* context) const {
         const Kernels& kernels = *g_kernels;
@@ -274,9 +295,7 @@ struct CausalAttention {
         RETURN_IF_ERROR(read_input(ort, context, 5, &sines));
         const int64_t batch = x.dims[0], tokens = x.dims[1], width = (heads + 2 * groups) * size, capacity = past[0].dims[2];
         const auto* before = (const int64_t*)lengths.data;
-        for (const Tensor& table : {cosines, sines})
-            if ((table.type != ort::kFloat && table.type != ort::kFloat16) || table.dims[1] != size / 2 || table.dims[0] != cosines.dims[0])
-                return ort.error(ort::kInvalidArgument, "CausalAttention: the tables are not [positions, head_dim / 2]");
+        RETURN_IF_ERROR(check_tables(ort, cosines, sines, size));
         if (x.rank != 3 || x.dims[2] != width || lengths.dims[0] != batch)
             return ort.error(ort::kInvalidArgument, "CausalAttention: qkv or past_lengths have another shape");
         for (const Tensor& t : past)
@@ -301,13 +320,6 @@ struct CausalAttention {
         float* queries = (float*)t_query.at_least(std::max<int64_t>(1, batch * tokens * query_pitch * 4));
         if (!queries) return ort.error(ort::kFail, "CausalAttention: Failed to allocate memory");
 
-        // A position's row of a table of either type.
-        const auto angles = [&](const Tensor& table, int64_t position, float* copy) -> const float* {
-            if (table.type == ort::kFloat) return (const float*)table.data + position * size / 2;
-            const auto* row = (const uint16_t*)table.data + position * size / 2;
-            std::transform(row, row + size / 2, copy, from_half);
-            return copy;
-        };
         // Of a few tokens all is done head by head; of many, turning comes first, then heads and tokens in pieces.
         const int64_t piece = 32, pieces = (tokens + piece - 1) / piece, ratio = heads / groups;
         const auto turn = [&](int64_t b, int64_t group, int64_t begin, int64_t end) {
@@ -315,7 +327,7 @@ struct CausalAttention {
                 const float* row = (const float*)x.data + (b * tokens + t) * width;
                 const int64_t position = before[b] + t;
                 float copies[2][512];
-                const float *c = angles(cosines, position, copies[0]), *s = angles(sines, position, copies[1]);
+                const float *c = angles(cosines, position, size, copies[0]), *s = angles(sines, position, size, copies[1]);
                 for (int64_t h = group * ratio; h < (group + 1) * ratio; ++h)
                     kernels.rotate(row + h * size, c, s, size, interleaved, queries + (b * tokens + t) * query_pitch + h * size);
                 float key[1024];
@@ -358,6 +370,7 @@ struct CausalAttention {
     }
 };
 
+#include "attention_int8.inl"
 #include "low_rank.inl"
 
 }  // namespace
@@ -373,9 +386,10 @@ HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* b
     static const Registration<QuantizedLinear> linear;
     static const Registration<CausalAttention<false>> attention;
     static const Registration<CausalAttention<true>> attention_half;
+    static const Registration<CausalAttentionInt8> attention_int8;
     static const Registration<LowRankUpdate> low_rank;
     const Calls ort{base->get_api(ort::kApiVersion)};
-    return register_operators(ort, options, {&linear, &attention, &attention_half, &low_rank});
+    return register_operators(ort, options, {&linear, &attention, &attention_half, &attention_int8, &low_rank});
 }
 
 HELIUM_EXPORT const char* helium_kernels_name() { return helium::g_kernels->name; }

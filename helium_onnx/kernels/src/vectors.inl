@@ -76,10 +76,10 @@ void quantize_row(const float* row, int64_t columns, int64_t block_size, bool pa
         }
         const float peak = wide_maximum(most);
         const Wide inverse = wide(peak > kLeast ? 127.0f / peak : 0.0f);
-        int32_t sum = 0;
-        for (int64_t i = begin; i < end; i += 16) sum += wide_quantize(wide_mul(wide_load(x + i), inverse), quanta + i);
+        QuantaSum sum{};
+        for (int64_t i = begin; i < end; i += 16) wide_quantize(wide_mul(wide_load(x + i), inverse), quanta + i, sum);
         scales[b] = peak / 127.0f;
-        sums[b] = (float)sum;
+        sums[b] = (float)whole(sum);
     }
     float lanes[16], poisoned = 0;
     wide_store(lanes, poison);
@@ -543,6 +543,12 @@ void attend(const Attention& a, int64_t head, int64_t group, int64_t begin, int6
     (a.half ? attend_all<uint16_t> : attend_all<float>)(a, head, group, begin, end);
 }
 
+float softmax(float* scores, int64_t n, float scale) {
+    for (int64_t i = n; i % 16; ++i) scores[i] = scores[n - 1];
+    for (int64_t j = 0; j < n; j += 16) wide_store(scores + j, wide_mul(wide_load(scores + j), wide(scale)));
+    return exponentials(scores, n);
+}
+
 double int8_operations(int64_t rounds) {
     Ints sums[12] = {};
     Ints w = set_bytes(1);
@@ -568,7 +574,7 @@ double float_operations(int64_t rounds) {
 }
 
 const Kernels kTable{HELIUM_NAME, kLanes,     quantize_row, multiply,        scratch_bytes,    rotate,
-                     keep,        attend,     int8_operations, float_operations, xor_words};
+                     keep,        attend,     softmax,         int8_operations, float_operations, xor_words};
 
 }  // namespace
 
