@@ -370,7 +370,9 @@ struct CausalAttention {
     }
 };
 
+#ifndef HELIUM_GENERATION_ONLY  // the library for apps has no whole texts
 #include "attention_int8.inl"
+#endif
 #include "low_rank.inl"
 
 }  // namespace
@@ -386,13 +388,18 @@ HELIUM_EXPORT ort::Status RegisterCustomOps(void* options, const ort::ApiBase* b
     static const Registration<QuantizedLinear> linear;
     static const Registration<CausalAttention<false>> attention;
     static const Registration<CausalAttention<true>> attention_half;
-    static const Registration<CausalAttentionInt8> attention_int8;
     static const Registration<LowRankUpdate> low_rank;
     const Calls ort{base->get_api(ort::kApiVersion)};
+#ifdef HELIUM_GENERATION_ONLY
+    return register_operators(ort, options, {&linear, &attention, &attention_half, &low_rank});
+#else
+    static const Registration<CausalAttentionInt8> attention_int8;
     return register_operators(ort, options, {&linear, &attention, &attention_half, &attention_int8, &low_rank});
+#endif
 }
 
-HELIUM_EXPORT const char* helium_kernels_name() { return helium::g_kernels->name; }
+// "none" where this processor has no vectors and the build no plain C++: the operators cannot run then.
+HELIUM_EXPORT const char* helium_kernels_name() { return helium::g_kernels ? helium::g_kernels->name : "none"; }
 
 // For tests: run with another instruction set's functions. 0 where this processor or build has none of that name.
 HELIUM_EXPORT int helium_use_kernels(const char* name) {
