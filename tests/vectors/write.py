@@ -2,8 +2,8 @@
 
     python tests/vectors/write.py
 
-writes ``matrices.json``, ``sampling.json``, ``stopping.json`` and ``tokenizer.json`` beside this file, the same bytes
-each time.
+writes ``generation.json``, ``matrices.json``, ``sampling.json``, ``stopping.json`` and ``tokenizer.json`` beside this
+file, the same bytes each time.
 Logits are not stored: each is made from 24 bits of SplitMix64, exactly, in float32.
 """
 
@@ -13,6 +13,7 @@ import base64
 import hashlib
 import json
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import onnxruntime as ort
 import tokenizers
 from numpy.typing import NDArray
 
+import helium_onnx
 from helium_onnx.generation.sampling import Sampler, SamplingOptions, SplitMix64
 from helium_onnx.generation.stopping import StopStrings
 from helium_onnx.tokenizer import Tokenizer
@@ -165,6 +167,41 @@ def read(ours: Tokenizer, prompt_ids: list[int], ids: list[int]) -> dict[str, An
     return {"prompt_ids": prompt_ids, "ids": ids, "pieces": [stream.push(token_id) for token_id in ids]}
 
 
+def generation() -> list[dict[str, Any]]:
+    """Cases: prompt, options, and what follows, of the sample in float32: the same on every processor."""
+    greedy: dict[str, Any] = {}
+    asked: list[tuple[str, dict[str, Any], int, list[str]]] = [
+        ("To insert a table into a text document,", greedy, 40, []),
+        ("Pour enregistrer un document,", greedy, 40, []),
+        ("Um eine Datei zu speichern,", greedy, 40, []),
+        ("Per modificare le dimensioni della pagina,", greedy, 40, []),
+        ("Para abrir el documento,", greedy, 40, []),
+        ("Para guardar o documento,", greedy, 40, []),
+        ("日本 👍🏽", greedy, 12, []),
+        ("", greedy, 12, []),
+        ("a</s>b", greedy, 8, []),
+        ("To insert a table into a text document,", greedy, 40, ["Table", "."]),
+        ("Choose Format - ", {"temperature": 1.0, "seed": "1"}, 32, []),
+        ("Choose Format - ", {"temperature": 0.8, "top_k": 40, "seed": "2"}, 32, []),
+        ("Wählen Sie ", {"temperature": 1.2, "top_p": 0.9, "seed": str(2**64 - 1)}, 32, []),
+        ("Cliquez sur ", {"temperature": 0.9, "min_p": 0.05, "repetition_penalty": 1.2, "seed": "4"}, 32, []),
+        ("Haga clic en ", {"repetition_penalty": 1.3}, 32, ["\n"]),
+    ]
+    cases = []
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = helium_onnx.export(CHECKPOINT, Path(folder) / "out", recipe="cpu-fp32")
+        model = helium_onnx.load(bundle.path)
+        for prompt, options, count, stop in asked:
+            seed = {"seed": int(options["seed"])} if "seed" in options else {}
+            [made] = model.generate(prompt, max_new_tokens=count, stop=stop, **{**options, **seed}).generations
+            cases.append(
+                {"prompt": prompt, "options": options, "max_new_tokens": count, "stop": stop,
+                 "ids": list(made.token_ids), "text": made.text, "finish_reason": made.finish_reason}
+            )  # fmt: skip
+        model.close()
+    return cases
+
+
 def matrices() -> list[dict[str, Any]]:
     """Cases: a graph of one MatMulNBits, the file of its weights, and the float32 matrix ``[K, N]``; all in base64.
 
@@ -247,7 +284,8 @@ def _quantized_graph(weights: dict[str, NDArray[Any]], shape: dict[str, int]) ->
 
 def written() -> Iterator[tuple[str, str]]:
     """Names and texts of the files."""
-    for name, rows in (("matrices", matrices()), ("sampling", sampling()), ("stopping", stopping())):
+    cases = {"generation": generation(), "matrices": matrices(), "sampling": sampling(), "stopping": stopping()}
+    for name, rows in cases.items():
         yield f"{name}.json", _lines(rows) + "\n"
     parts = [f"{json.dumps(key)}: {_lines(rows)}" for key, rows in tokenizer().items()]
     yield "tokenizer.json", "{" + ",\n".join(parts) + "}\n"
