@@ -1,0 +1,7 @@
+package org.heliumonnx.sample;
+
+public final class BuildConfig {
+    private BuildConfig() {}
+
+    public static final String BUNDLE_URL = "";
+}
