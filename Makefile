@@ -11,6 +11,8 @@
 #   make providers the execution providers that are packages of their own: WebGPU on a software GPU (chromium's), QNN on its
 #                  emulator
 #   make arm64     the runtime on an imitated ARM64 processor (Debian's qemu-user-static; skipped without)
+#   make c         the library for apps: its tests, sanitizers, fuzz targets, valgrind, ARM64 (after `make arm64`), and Java
+#                  and Kotlin over it (CMake, Ninja, doctest, Clang, a JDK, kotlinc)
 #   make web       the browser's package: types, build, unit tests (Node 20 and npm)
 #   make web-e2e   the same package in headless Chromium, beside Python
 #   make targets   holds docs/targets.md against the results of these tests; run it last
@@ -33,7 +35,7 @@ PYTEST := $(BIN)/python -m pytest --junitxml=out/results
 DEMO := out/helium-docs-7m-int4
 WEB_CHAT := samples/web-chat
 
-.PHONY: demo test install lint check interop ray providers arm64 web web-e2e web-chat web-chat-e2e targets bench clean
+.PHONY: demo test install lint check interop ray providers arm64 c web web-e2e web-chat web-chat-e2e targets bench clean
 
 demo: $(DEMO)/helium.json
 	@$(BIN)/helium-onnx generate $(DEMO) "Pour insérer un tableau dans un document texte," --max-new-tokens 48
@@ -74,6 +76,9 @@ providers: $(VENV)/.dev
 
 arm64: $(VENV)/.dev
 	$(BIN)/python tests/arm64/run.py out/results
+
+c: $(VENV)/.dev
+	$(BIN)/python tests/c/run.py out/results
 
 web:
 	cd runtimes/web && npm ci --no-audit --no-fund && npm run check && npm run build && npm test
