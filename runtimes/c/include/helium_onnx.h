@@ -211,7 +211,9 @@ typedef enum helium_finish {
 } helium_finish;
 
 typedef enum helium_prompt_mode {
-    HELIUM_PROMPT_WHOLE = 0,  /* the prompt is the whole text; what the conversation holds of its beginning is reused */
+    HELIUM_PROMPT_WHOLE = 0,  /* the prompt is the whole text; what the conversation holds of its beginning is reused. Over
+                                 our kernels that changes no bit; ONNX Runtime's may round a token that was generated
+                                 otherwise than one that was read: truncate to 0 first where the difference matters */
     HELIUM_PROMPT_APPEND = 1  /* the prompt goes on where the conversation is (none: just go on) */
 } helium_prompt_mode;
 

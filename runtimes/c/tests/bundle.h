@@ -18,6 +18,12 @@ inline helium::Model& model() {
     return loaded;
 }
 
+// Whether a text gives the same bits however it is split into calls: our kernels; and float32 keeps its tokens by far.
+inline bool keeps_bits() {
+    const helium_model_info info = model().info();
+    return info.kernels == HELIUM_KERNELS_NATIVE || std::string(info.recipe) == "cpu-fp32";
+}
+
 // The status that `body` fails with; OK where it does not.
 template <class Body>
 helium_status status_of(const Body& body) {

@@ -44,11 +44,11 @@ TEST_CASE("a beginning that the conversation holds is not computed again, and ch
     const Generated first = generate(one, request(kPrompt));
     const std::string longer = kPrompt + " choose Table";
     const Generated second = generate(one, request(longer)), fresh = generate(other, request(longer));
-    CHECK(second.ids == fresh.ids);
+    if (keeps_bits()) CHECK(second.ids == fresh.ids);
     CHECK(second.result.reused_tokens >= (int64_t)model().encode(kPrompt).size() - 1);
     CHECK(fresh.result.reused_tokens == 0);
     const Generated again = generate(one, request(kPrompt));
-    CHECK(again.ids == first.ids);
+    if (keeps_bits()) CHECK(again.ids == first.ids);
     CHECK(again.result.reused_tokens == again.result.prompt_tokens - 1);  // the last is run for its logits
 }
 
@@ -107,7 +107,8 @@ TEST_CASE("text can be appended, between what was generated") {
     Request whole;
     whole.prompt_ids = {ids.begin(), ids.begin() + (long)(before + added.size())};
     whole.max_new_tokens = 24;
-    CHECK(generate(fresh, whole).ids == next.ids);
+    const Generated computed = generate(fresh, whole);
+    if (keeps_bits()) CHECK(computed.ids == next.ids);
 }
 
 TEST_CASE("a prompt in chunks gives what it gives alone, with its progress") {
@@ -125,7 +126,8 @@ TEST_CASE("a prompt in chunks gives what it gives alone, with its progress") {
     CHECK(seen == std::vector<int64_t>{512, 1024, expected.result.prompt_tokens});
     Request half = request(text.substr(0, text.size() / 2), 0);
     generate(parts, half);
-    CHECK(generate(parts, request(text)).ids == expected.ids);
+    const Generated joined = generate(parts, request(text));
+    if (keeps_bits()) CHECK(joined.ids == expected.ids);
 }
 
 TEST_CASE("stop strings end the text before them") {
@@ -146,17 +148,18 @@ TEST_CASE("a seed gives its tokens, another seed others, and none a new one") {
     Request asked = request(kPrompt, 32);
     asked.temperature = 1;
     asked.seed = 42;
-    const Generated first = generate(conversation, asked), second = generate(conversation, asked);
-    CHECK(first.ids == second.ids);
+    const Generated first = generate(conversation, asked);
+    conversation.truncate(0);
+    CHECK(generate(conversation, asked).ids == first.ids);
     CHECK(first.result.seed == 42);
     asked.seed = 43;
     CHECK(generate(conversation, asked).ids != first.ids);
-    Conversation one(model()), other(model());
+    Conversation one(model()), other(model()), same(model());
     asked.seed.reset();
     const Generated a = generate(one, asked), b = generate(other, asked);
     CHECK(a.result.seed != b.result.seed);
     asked.seed = a.result.seed;
-    CHECK(generate(other, asked).ids == a.ids);
+    CHECK(generate(same, asked).ids == a.ids);
 }
 
 TEST_CASE("the context ends a text, or slides") {
@@ -203,7 +206,8 @@ TEST_CASE("tokens can be forgotten") {
     const size_t prompt = model().encode(kPrompt).size();
     conversation.truncate(prompt);
     CHECK(conversation.ids() == model().encode(kPrompt));
-    CHECK(generate(conversation, going_on(24)).ids == first.ids);
+    const Generated again = generate(conversation, going_on(24));
+    if (keeps_bits()) CHECK(again.ids == first.ids);
     conversation.truncate(0);
     CHECK(conversation.ids().empty());
     CHECK(generate(conversation, request(kPrompt)).ids == first.ids);
