@@ -206,7 +206,9 @@ def package(
 ) -> Bundle:
     """Package the bundle at ``path`` for one place that runs it; ``dest`` is the folder of the package.
 
-    ``target`` is ``android-qnn``, ``web`` or ``optimum``. ``android-qnn`` compiles prefill and decode for the NPU of a
+    ``target`` is ``desktop``, ``android``, ``ios``, ``android-qnn``, ``web`` or ``optimum``. The first three are
+    projects of an app over libhelium_onnx, which the platform's own tools build; the bundle is their folder ``model``,
+    and is what is returned. ``android-qnn`` compiles prefill and decode for the NPU of a
     Snapdragon chip, ``soc`` (``75/57`` or ``SM8650``; an unknown one is an error that lists them); it needs
     onnxruntime-qnn, and a bundle of a recipe for QNN. The graphs share one copy of the weights, unless
     ``share_weights`` is False: the emulator on x86 can load no others. ``web`` takes what ``@helium-onnx/web`` loads in

@@ -18,7 +18,13 @@ def package(
     out: Out,
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="Folder of the new package.", show_default=False)],
     target: Annotated[
-        str, typer.Option("--for", metavar="android-qnn|web|optimum", help="Where it is to run.", show_default=False)
+        str,
+        typer.Option(
+            "--for",
+            metavar="desktop|android|ios|android-qnn|web|optimum",
+            help="Where it is to run.",
+            show_default=False,
+        ),
     ],
     soc: Annotated[
         str | None,
@@ -33,6 +39,7 @@ def package(
 ) -> None:
     """Package a bundle for one place that runs it.
 
+    desktop, android and ios are projects of an app that the platform's own tools build, with the bundle in them.
     android-qnn compiles it for the NPU of a Snapdragon phone (pip install --no-deps onnxruntime-qnn==2.7.0). web takes
     what @helium-onnx/web loads in a browser, optimum what optimum's ORTModel classes load. The package is complete or
     absent, whatever happens.
@@ -55,6 +62,8 @@ def package(
 
 def _next(record: dict[str, object], dest: Path) -> str:
     """What to do with it, in a sentence."""
+    if record["target"] in ("desktop", "android", "ios"):
+        return f"Next: {dest / 'PACKAGE.md'} says how it is built; the bundle is {dest / 'model'}"
     if record["target"] == "web":
         return (
             'Next: put the folder on a server, and load("URL") of @helium-onnx/web; '

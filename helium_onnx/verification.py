@@ -136,10 +136,11 @@ def _manifest(subject: _Subject) -> str:
     graphs = contract.graphs_of(subject.manifest.known_task)
     possible = contract.native_graphs_of(subject.manifest.known_task, provider_of(manifest))
     native = set(possible) & set(manifest.graphs)
-    packaged = bool(manifest.package) and (
-        {"prefill"} <= set(manifest.graphs) <= set(contract.GRAPHS) or set(manifest.graphs) == {"model"}
-    )
-    if not packaged and (set(manifest.graphs) - native != set(graphs) or len(native) not in (0, len(possible))):
+    others = set(manifest.graphs) - native
+    complete = others == set(graphs)
+    if manifest.package:  # the graphs that one place needs
+        complete = {"prefill"} <= others <= set(contract.GRAPHS) or others == {"model"}
+    if not complete or len(native) not in (0, len(possible)):
         raise BundleError(
             f"{source} does not list the contract's graphs",
             found=", ".join(manifest.graphs) or "none",
@@ -305,23 +306,26 @@ def _native(subject: _Subject) -> str:
 
 
 def _agree(subject: _Subject, prefill: Graph | NativeGraph, decode: Graph | NativeGraph) -> str:
-    model = subject.logits["model"]
     kind = _kind(subject.manifest)
-    scale = float(np.abs(model).max())
+    if "model" in subject.logits:
+        other, expected = "model.onnx", subject.logits["model"][0, -2:]
+    else:  # a package
+        other, expected = "prefill and decode", np.stack([subject.logits[g][0, -1] for g in ("prefill", "decode")])
+    scale = float(np.abs(expected).max())
     seen = []
-    for graph, position in ((prefill, -2), (decode, -1)):
-        difference = float(np.abs(subject.logits[graph][0, -1] - model[0, position]).max())
+    for graph, row in ((prefill, 0), (decode, 1)):
+        difference = float(np.abs(subject.logits[graph][0, -1] - expected[row]).max())
         relative = difference / scale if scale else difference
         if not relative <= TOLERANCE[kind]:  # NaN is no agreement
             name = Path(subject.manifest.graphs[graph].file).name
             raise IntegrityError(
-                f"{name} and model.onnx give different logits for the same text",
+                f"{name} and {other} give different logits for the same text",
                 found=f"a difference of {difference:.3g}, {relative:.2g} of the largest logit {scale:.3g}",
                 expected=f"at most {TOLERANCE[kind]:g} of it ({kind} weights or cache)",
                 remedy="export the bundle anew; if that does not help, report it with this text",
             )
         seen.append(f"{graph} {relative:.1g}")
-    return f"differences from model.onnx, as parts of the largest logit: {', '.join(seen)}"
+    return f"differences from {other}, as parts of the largest logit: {', '.join(seen)}"
 
 
 def _text_model(subject: _Subject) -> str:

@@ -1,7 +1,7 @@
 """Package a bundle for one place that runs it: what that place needs alone, in the form that it takes.
 
 A package is a bundle again: a folder with a helium.json that is true to it, written whole or not at all. Each target is
-a row of TARGETS.
+a row of TARGETS; those of APPS are projects of an app, with such a bundle in them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from helium_onnx._version import __version__
 from helium_onnx.bundle import Bundle, BundleWriter
 from helium_onnx.errors import BundleError, ProviderError, UsageError
 from helium_onnx.packaging.android_qnn import ANDROID_QNN
+from helium_onnx.packaging.apps import APPS, App, package_app
+from helium_onnx.packaging.apps import check_target as check_app_target
 from helium_onnx.packaging.optimum import OPTIMUM
 from helium_onnx.packaging.target import Options, Target
 from helium_onnx.packaging.web import WEB
@@ -40,15 +42,22 @@ def package(
     row, options = _target(target), Options(soc, share_weights)
     _check_options(row, options)
     _check_apart(Path(path), Path(dest))
-    BundleWriter(dest, force=force, expected_bytes=0).check_target()  # before the work, and again with the lock
+    # Whether it may be written there is asked before the work, and again with the lock.
+    if isinstance(row, App):
+        check_app_target(Path(dest), force)
+    else:
+        BundleWriter(dest, force=force, expected_bytes=0).check_target()
     bundle = Bundle.open(path)
     _check_serves(row, bundle)
-    row.check(bundle, options)
+    if isinstance(row, Target):
+        row.check(bundle, options)
 
     def step(name: str, done: int, total: int) -> None:
         report(ProgressEvent("verify", name, done, total))
 
     bundle.check_digests(step)  # what is damaged would be compiled or copied without a word
+    if isinstance(row, App):
+        return package_app(row, bundle, Path(dest), force=force, progress=report)
     with BundleWriter(dest, force=force, expected_bytes=row.needed_bytes(bundle, options)) as writer:
         contents = row.make(bundle, writer.folder, options, report)
         report(ProgressEvent("finish", "digests and flush to disk"))
@@ -64,16 +73,18 @@ def package(
         return writer.commit(manifest)
 
 
-def _target(name: str) -> Target:
-    if name not in TARGETS:
-        raise UsageError("there is no such target", found=repr(name), expected=f"one of {', '.join(TARGETS)}")
-    return TARGETS[name]
+def _target(name: str) -> Target | App:
+    rows: dict[str, Target | App] = {**TARGETS, **APPS}
+    if name not in rows:
+        raise UsageError("there is no such target", found=repr(name), expected=f"one of {', '.join(rows)}")
+    return rows[name]
 
 
-def _check_options(row: Target, options: Options) -> None:
+def _check_options(row: Target | App, options: Options) -> None:
     """Raise UsageError for an option that means nothing to the target."""
     for option in dataclasses.fields(options):
-        if option.name not in row.options and getattr(options, option.name) != option.default:
+        takes = isinstance(row, Target) and option.name in row.options
+        if not takes and getattr(options, option.name) != option.default:
             flag = _FLAGS[option.name]
             having = ", ".join(other.name for other in TARGETS.values() if option.name in other.options)
             raise UsageError(
@@ -96,7 +107,7 @@ def _check_apart(source: Path, dest: Path) -> None:
         )
 
 
-def _check_serves(row: Target, bundle: Bundle) -> None:
+def _check_serves(row: Target | App, bundle: Bundle) -> None:
     """Raise unless the bundle has what the target takes."""
     if made_for := bundle.manifest.package.get("target"):
         raise BundleError(

@@ -46,7 +46,7 @@ def test_the_targets_have_recipes_that_there_are() -> None:
 
 def test_an_unknown_target(tmp_path: Path, sample_bundle_fp32: Path) -> None:
     error = refused(UsageError, sample_bundle_fp32, tmp_path / "p", target="andriod")
-    assert (error.found, error.expected) == ("'andriod'", "one of android-qnn, web, optimum")
+    assert (error.found, error.expected) == ("'andriod'", "one of android-qnn, web, optimum, desktop, android, ios")
 
 
 @pytest.mark.parametrize(

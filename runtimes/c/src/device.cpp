@@ -28,6 +28,14 @@
 
 namespace helium::core {
 
+bool charges_mapped_files() {
+#if defined(__APPLE__) && TARGET_OS_IPHONE
+    return false;
+#else
+    return true;
+#endif
+}
+
 #if defined(_WIN32)
 
 int default_threads() {

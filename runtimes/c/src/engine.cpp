@@ -84,7 +84,18 @@ Engine::Engine(const Bundle& bundle, const Runtime& ort, bool native, const Engi
         ort.check(ort->CreatePrepackedWeightsContainer(&made), "ONNX Runtime has no place for packed weights");
         packed_.reset(made);
     }
-    for (Phase phase : {kPrefill, kDecode}) sessions_[phase] = load(bundle, phase, options);
+    const auto load_both = [&] {
+        for (Phase phase : {kPrefill, kDecode}) sessions_[phase] = load(bundle, phase, options);
+    };
+    try {
+        load_both();
+    } catch (const Error& error) {
+        // ONNX Runtime before 1.29 cannot share packed weights of 4 and 8 bits: then each session has its own.
+        if (!packed_ || !std::strstr(error.what(), "cache computed pre-packed weights")) throw;
+        for (OrtPointer<OrtSession>& session : sessions_) session.reset();
+        packed_.reset();
+        load_both();
+    }
 }
 
 OrtPointer<OrtSession> Engine::load(const Bundle& bundle, Phase phase, const EngineOptions& asked) {
@@ -114,7 +125,9 @@ OrtPointer<OrtSession> Engine::load(const Bundle& bundle, Phase phase, const Eng
     } else {
         for (size_t i = 0; i < initializers_.size(); ++i)
             ort_.check(ort_->AddInitializer(options.get(), bundle.tensors[i].name.c_str(), initializers_[i].get()), failed.c_str());
-        ort_.check(ort_->CreateSessionWithPrepackedWeightsContainer(ort_.env(), path.c_str(), options.get(), packed_.get(), &session), failed.c_str());
+        ort_.check(packed_ ? ort_->CreateSessionWithPrepackedWeightsContainer(ort_.env(), path.c_str(), options.get(), packed_.get(), &session)
+                           : ort_->CreateSession(ort_.env(), path.c_str(), options.get(), &session),
+                   failed.c_str());
     }
     return owned(session, ort_->ReleaseSession);
 }

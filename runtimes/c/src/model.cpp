@@ -67,8 +67,12 @@ helium_memory_plan plan_of(const Bundle& bundle, const helium_model_options& opt
 std::string megabytes(int64_t bytes) { return std::to_string((bytes + 999999) / 1000000) + " MB"; }
 
 void check_limit(const helium_memory_plan& plan, int64_t limit) {
-    if (limit == HELIUM_MEMORY_AVAILABLE) limit = plan.available < 0 ? 0 : plan.available;
-    if (limit > 0 && plan.total > limit)
+    int64_t charged = plan.total;
+    if (limit == HELIUM_MEMORY_AVAILABLE) {
+        limit = plan.available < 0 ? 0 : plan.available;
+        if (!charges_mapped_files()) charged -= plan.weights;
+    }
+    if (limit > 0 && charged > limit)
         throw Error(HELIUM_ERROR_OUT_OF_MEMORY, "the bundle needs more memory than it may have",
                     megabytes(plan.total) + " (weights " + megabytes(plan.weights + plan.private_weights) + ", keys and values " + megabytes(plan.cache) +
                         ", working " + megabytes(plan.working) + ")",

@@ -43,7 +43,8 @@ GetApiBase find_base(const std::string& name) {
     void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
     const char* why = library ? nullptr : dlerror();
     const std::string problem = why ? why : "";  // the next call takes its memory
-    const auto found = (GetApiBase)dlsym(library ? library : RTLD_DEFAULT, "OrtGetApiBase");
+    const bool anywhere = !library && name == kDefaultName;  // one that was named is that one or none
+    const auto found = library || anywhere ? (GetApiBase)dlsym(library ? library : RTLD_DEFAULT, "OrtGetApiBase") : nullptr;
     if (!library && !found) throw Error(HELIUM_ERROR_RUNTIME, "ONNX Runtime cannot be opened", problem, {}, kRemedy);
 #endif
     if (!found) throw Error(HELIUM_ERROR_RUNTIME, "ONNX Runtime cannot be opened", name + " without OrtGetApiBase", "a build of ONNX Runtime", kRemedy);

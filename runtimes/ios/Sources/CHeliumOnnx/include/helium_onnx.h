@@ -1,0 +1,1 @@
+../../../../c/include/helium_onnx.h
