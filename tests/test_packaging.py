@@ -105,6 +105,8 @@ def test_the_wheel_holds_the_package_and_the_recipes_and_no_tests(wheel: Path) -
     assert {"helium_onnx/recipes/calibration.jsonl", "helium_onnx/evaluation/report.html.jinja"} <= set(names)
     assert {"helium_onnx/benchmark/bench.html.jinja", "helium_onnx/pages/page.html.jinja"} <= set(names)
     assert f"helium_onnx-{__version__}.dist-info/licenses/LICENSE" in names
+    sources = ("c/src/api.cpp", "c/CMakeLists.txt", "android/helium/src/main/cpp/helium_jni.cpp", "ios/Package.swift")
+    assert {f"helium_onnx/app_sources/{name}" for name in sources} <= set(names)
     assert not [name for name in names if "test" in Path(name).name or name.endswith((".pyc", ".onnx", ".safetensors"))]
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "helium_onnx").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules

@@ -81,7 +81,7 @@ class Checks:
         """All of the sample app is parsed, what does not need SwiftUI type-checked, over the modules of `swift_5`."""
         files = sorted(path.relative_to(PACKAGE).as_posix() for path in (PACKAGE / "App").rglob("*.swift"))
         self.chroot.run("swiftc", "-parse", "-swift-version", "5", *files)
-        (self.chroot.root / "work/StandIn.swift").write_text(STAND_IN)
+        (self.chroot.root / "job/StandIn.swift").write_text(STAND_IN)
         checked = ["App/Sources/ModelFolder.swift", "App/Sources/Writer.swift"]
         modules = "-typecheck -warnings-as-errors -I /job/swift5/debug/Modules -I Sources/CHeliumOnnx/include"
         for mode in ("-swift-version 5 -strict-concurrency=complete", "-swift-version 6"):
@@ -140,7 +140,7 @@ class Checks:
 
     def _copy(self, name: str) -> Path:
         """The package as it is handed on."""
-        target = self.chroot.root / "work" / name
+        target = self.chroot.root / "job" / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(PACKAGE, target, symlinks=False, ignore=shutil.ignore_patterns(".build", "App"))
         return target

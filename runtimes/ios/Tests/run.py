@@ -49,7 +49,7 @@ def main() -> int:
 
     root, bundle = arguments.root.resolve(), arguments.bundle.resolve()
     chroot = Chroot(root, bundle, runtime, (arguments.onnxruntime_include or root / HEADER).resolve())
-    (root / "work/expected.json").write_text(json.dumps(expected(arguments.sample, bundle, runtime)))
+    (root / "job/expected.json").write_text(json.dumps(expected(arguments.sample, bundle, runtime)))
     checks = Checks(chroot, arguments.jobs, bundle_url=serve(bundle))
     manifest = json.loads((bundle / "helium.json").read_text())
     lines = [

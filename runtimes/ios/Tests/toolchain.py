@@ -89,8 +89,8 @@ class Chroot:
         for name, source in mounts.items():
             (root / name).mkdir(exist_ok=True)
             script += [f'mount --bind "{source}" "$R/{name}"', f'mount -o remount,bind,ro "$R/{name}"']
-        (root / "work").mkdir(exist_ok=True)
-        shutil.copy(runtime, root / "work/libonnxruntime.so.1")
+        (root / "job").mkdir(exist_ok=True)
+        shutil.copy(runtime, root / "job/libonnxruntime.so.1")
         path = "PATH=/usr/bin:/bin:/usr/libexec/swift/bin"
         self.script = " && ".join([*script, f'exec chroot "$R" env -i HOME=/root LANG=C.UTF-8 {path} "$@"'])
 
