@@ -165,12 +165,16 @@ def arm64(_results: Path) -> None:
     [library] = processors.FOLDER.glob("packages/onnxruntime/capi/libonnxruntime.so.*")
     for cpu in processors.CPUS:
         qemu = [processors.QEMU, "-L", processors.FOLDER / cpu.name / "root", "-cpu", cpu.name]
+        own = {"HELIUM_ONNXRUNTIME": str(library)}
+        bundles = c_environment.bundles()
         if cpu is processors.A76:
             run(*qemu, folder / "tests/units")
-            chosen = "--test-case-exclude=a changed file*"  # thousands of files, which no processor reads otherwise
+            # Thousands of changed files, which no processor reads otherwise, would take minutes.
+            parts = {"fp32": "--test-case-exclude=a changed file*", "int4": "--test-case=*goes on*,*beside each other*"}
         else:
-            chosen = "--source-file=*generation*,*threads*"  # other kernels, which the tokens show
-        interface([*qemu, folder / "tests/interface", chosen], HELIUM_ONNXRUNTIME=str(library))
+            parts = {"fp32": "--source-file=*generation*"}  # other kernels, which the tokens show
+        for name, chosen in parts.items():
+            run(*qemu, folder / "tests/interface", chosen, variables={**own, "HELIUM_BUNDLE": str(bundles[name])})
 
 
 def jvm(_results: Path) -> None:
