@@ -5,7 +5,7 @@ plugins {
 }
 
 // For the build with Qualcomm's execution provider, name com.microsoft.onnxruntime:onnxruntime-android-qnn in its
-// place, from 1.17 on: it too has libonnxruntime.so and headers/. libhelium_onnx computes on the CPU with either.
+// place: it too has libonnxruntime.so and headers/. libhelium_onnx computes on the CPU with either.
 val onnxruntime = "com.microsoft.onnxruntime:onnxruntime-android:1.31.1"
 
 // The C header lies in the AAR's folder headers/, which Gradle does not put on any path by itself.

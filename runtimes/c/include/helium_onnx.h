@@ -11,7 +11,8 @@
  *     request.on_text = show;                        // int show(void* user, const char* utf8, size_t bytes)
  *     helium_generate(conversation, &request, NULL);
  *
- * ONNX Runtime is opened at run time: any build of it from version 1.17 on serves. Nothing leaves the machine.
+ * ONNX Runtime is opened at run time: any build that loads the bundle's graphs serves (1.24.2 to 1.31.1 were tried).
+ * Nothing leaves the machine.
  *
  * Status. Every function that can fail returns a helium_status; HELIUM_OK is 0. What went wrong, in words (found,
  * expected, remedy), is helium_error_text() on the thread that made the call. Outputs are written on success only.
