@@ -94,7 +94,11 @@ def release(results: Path) -> None:
     run(folder / "tests/memory")
     run(
         *(sys.executable, "-m", "pytest", f"--junitxml={results}/c.xml", Path(__file__).parent),
-        variables={"HELIUM_C_LIBRARY": str(folder / "libhelium_onnx.so"), "HELIUM_REQUIRE_C": "1"},
+        variables={
+            "HELIUM_C_LIBRARY": str(folder / "libhelium_onnx.so"),
+            "HELIUM_ONNXRUNTIME_INCLUDE_DIR": str(c_environment.header_folder()),
+            "HELIUM_REQUIRE_C": "1",
+        },
         cwd=REPOSITORY,
     )
 
